@@ -1,0 +1,1 @@
+krg_bench(NAME bench_stream PART stream SOURCES stream.c)
