@@ -1,7 +1,7 @@
 #!/bin/bash
 # lint.sh [format] [headers] [locks] [tidy] - what a look at the code alone can find.  Default: all.
 #
-# format: clang-format 14, on what git tracks.  headers: each compiles alone.  locks: clang's
+# format: clang-format 14, on what git tracks; no number of a record twice.  headers: each compiles alone.  locks: clang's
 # thread-safety analysis (src/base/lock.h), with clang 19, which understands KRG_GUARD.  tidy:
 # clang-tidy with .clang-tidy.  Both over the compile commands of a clang build in build-clang/ (made when missing); the
 # tests and benches are left out.
@@ -20,6 +20,12 @@ lint_format() {
 	done < <(tracked '*.sh' .ci/run)
 	if tracked '*.c' '*.h' '*.sh' '*.md' '*.cmake' | xargs -r grep -nE '[[:blank:]]+$|^<<<<<<<|^>>>>>>>' /dev/null; then
 		echo "blanks at the end of these lines, or a merge left over"
+		bad=1
+	fi
+	# the number is how a reader knows a record
+	if tracked 'src/*.c' 'src/*.h' | xargs -r grep -hoE '^KRG_RECORD\([a-z0-9_]+, [0-9a-fx]+' | awk '{ print $2 }' | sort |
+		uniq -d | grep .; then
+		echo "numbers of records that are used twice"
 		bad=1
 	fi
 	return $bad

@@ -242,7 +242,7 @@ unsigned epm_history(struct epm *e, struct epm_exec_record *ret, unsigned max)
 	F(i64, monotonic_ns) /* of the world */                                                    \
 	F(i64, offset_ns)                                                                          \
 	F(str, boot_id, 64)
-KRG_RECORD(epm_clock, 0x41a, REC_EPM_CLOCK)
+KRG_RECORD(epm_clock, 0x422, REC_EPM_CLOCK)
 
 #define CLOCK_SAMPLES 8
 

@@ -28,7 +28,7 @@
 	F(u32, runnable) /* with what just came and does not show yet */                           \
 	F(u32, arrivals) /* programs that came from the receiver, ever: modulo 2^32 */             \
 	F(u32, milli_cpus)
-KRG_RECORD(sched_load, 0x501, REC_SCHED_LOAD)
+KRG_RECORD(sched_load, 0x581, REC_SCHED_LOAD)
 
 /* Locks: c constant; s ->lock (class sched); a atomic */
 struct sched_peer {
