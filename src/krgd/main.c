@@ -5,6 +5,7 @@
 #include "log.h"
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <sched.h>
 #include <signal.h>
@@ -431,6 +432,15 @@ static int serve(struct options *o, struct krg_err *err)
 	return r;
 }
 
+/* A burst of programs with megabytes of arguments is not to stay in the heap for ever: by itself malloc(3) stops
+ * mapping what is large once one of that size has been freed, and keeps an arena for each few threads. */
+static void memory_returns(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, 512 << 10);
+	(void)mallopt(M_TRIM_THRESHOLD, 512 << 10);
+	(void)mallopt(M_ARENA_MAX, 4);
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {.ready_fd = -EBADF,
@@ -441,6 +451,7 @@ int main(int argc, char **argv)
 
 	if (r >= 0)
 		return r;
+	memory_returns();
 	r = prepare(&o, &err);
 	if (r == 0)
 		r = serve(&o, &err);
