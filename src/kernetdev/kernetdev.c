@@ -1,9 +1,6 @@
 #include "clock.h"
 #include "kernetdev_impl.h"
 #include "log.h"
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
 
 int kernetdev_new(const struct kernetdev_config *config, struct kernetdev **ret,
 		  struct krg_err *err)
@@ -133,107 +130,6 @@ bool kernetdev_is_simulated(const struct kernetdev *kd)
 bool kernetdev_on_io_thread(const struct kernetdev *kd)
 {
 	return kd->drv->on_io(kd->net);
-}
-
-/* --- waiting --- */
-
-enum { WAITER_IDLE, WAITER_DONE, WAITER_SLEEPS, WAITER_READS };
-
-static _Thread_local char thread_mark; /* its address is this thread's number */
-
-void kernetdev_waiter_init(struct kernetdev_waiter *w)
-{
-	atomic_init(&w->state, WAITER_IDLE);
-	atomic_init(&w->link, NULL);
-	atomic_init(&w->thread, 0);
-}
-
-static void futex_wait(_Atomic u32 *word, u32 value, u64 deadline_ns)
-{
-	struct timespec ts = {.tv_sec = (time_t)(deadline_ns / KRG_NSEC),
-			      .tv_nsec = (long)(deadline_ns % KRG_NSEC)};
-
-	(void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, value,
-		      deadline_ns == UINT64_MAX ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
-}
-
-void kernetdev_waiter_done(struct kernetdev_waiter *w)
-{
-	u32 was = atomic_load(&w->state);
-	struct kd_link *l;
-	u64 thread;
-
-	/* After the exchange *w may be gone: what is needed of it is read before. */
-	do {
-		ASSERT(was != WAITER_DONE);
-		l = atomic_load(&w->link);
-		thread = atomic_load(&w->thread);
-	} while (!atomic_compare_exchange_weak(&w->state, &was, WAITER_DONE));
-	if (was == WAITER_SLEEPS)
-		(void)syscall(SYS_futex, &w->state, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
-	else if (was == WAITER_READS && thread != (u64)(uintptr_t)&thread_mark)
-		kd_link_kick(l);
-}
-
-static struct kd_conn *lead_begin(struct kd_link *l)
-{
-	struct kd_conn *c;
-
-	KRG_GUARD(link, &l->lock);
-	c = l->conn;
-	if (c == NULL || c->dead || c->reading)
-		return NULL;
-	c->reading = c->led = true;
-	kd_conn_interest_locked(c);
-	return c;
-}
-
-static bool waiter_moves(struct kernetdev_waiter *w, u32 from, u32 to)
-{
-	return atomic_compare_exchange_strong(&w->state, &from, to);
-}
-
-static bool is_late(u64 deadline_ns)
-{
-	return deadline_ns != UINT64_MAX && krg_clock_now_ns() >= deadline_ns;
-}
-
-/* This thread reads the link until it is served. */
-static void lead(struct kd_link *l, struct kd_conn *c, struct kernetdev_waiter *w, u64 deadline_ns)
-{
-	bool alive = true;
-
-	atomic_store(&w->link, l);
-	atomic_store(&w->thread, (u64)(uintptr_t)&thread_mark);
-	if (waiter_moves(w, WAITER_IDLE, WAITER_READS)) {
-		do
-			alive = kd_conn_read(c, true, deadline_ns);
-		while (alive && atomic_load(&w->state) != WAITER_DONE && !is_late(deadline_ns));
-		(void)waiter_moves(w, WAITER_READS, WAITER_IDLE);
-	}
-	kd_conn_read_end(c);
-}
-
-bool kernetdev_wait(struct kernetdev *kd, nodeid peer, u8 chan, struct kernetdev_waiter *w,
-		    u64 deadline_ns)
-{
-	struct kd_link *l = kd_link_find(kd, peer, chan);
-
-	while (atomic_load(&w->state) != WAITER_DONE) {
-		struct kd_conn *c = NULL;
-
-		if (l != NULL && kd->drv->read_wait != NULL)
-			c = lead_begin(l);
-		if (c != NULL) {
-			lead(l, c, w, deadline_ns);
-		} else if (waiter_moves(w, WAITER_IDLE, WAITER_SLEEPS)) {
-			futex_wait(&w->state, WAITER_SLEEPS, deadline_ns);
-			(void)waiter_moves(w, WAITER_SLEEPS, WAITER_IDLE);
-		}
-		if (atomic_load(&w->state) != WAITER_DONE && is_late(deadline_ns))
-			return false;
-	}
-	return true;
 }
 
 /* --- looking --- */

@@ -128,9 +128,12 @@ void kernetdev_msg_done(struct kernetdev *kd, struct kernetdev_msg *m);
 /* Somebody who waits for something that a message of this link will bring.  The waiting thread
  * reads the link itself when nobody else does, so that no other thread must be woken for it. */
 struct kernetdev_waiter {
-	_Atomic u32 state;    /* (a) */
-	_Atomic(void *) link; /* (a) */
-	_Atomic u64 thread;   /* (a) */
+	_Atomic u32 state;		      /* (a) */
+	_Atomic(void *) link;		      /* (a) */
+	_Atomic u64 thread;		      /* (a) */
+	struct kernetdev_waiter *next, *prev; /* (l) among those of the link that sleep */
+	bool listed;			      /* (l) */
+	void *given;			      /* (l) the connection that it is to read now */
 };
 void kernetdev_waiter_init(struct kernetdev_waiter *w);
 /* Until done or the deadline (UINT64_MAX: none): returns whether done. */

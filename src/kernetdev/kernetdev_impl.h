@@ -108,7 +108,8 @@ struct kd_link {
 	unsigned waiting_room; /* (l) */
 	int kick_fd;	       /* (l) eventfd; wakes a reader that waits in the network */
 	_Atomic u64 activity;  /* (a) batches read */
-	struct kernetdev_stat stat; /* (l) */
+	struct kernetdev_waiter *sleepers; /* (l) that wait while another reads */
+	struct kernetdev_stat stat;	   /* (l) */
 };
 
 struct kd_addr {
@@ -141,6 +142,11 @@ struct kernetdev {
 };
 
 void kd_conn_free_all(struct kernetdev *kd);
+
+/* kernetdev_wait.c */
+/* One that sleeps is to read: it is to be woken by kd_lead_wake(), without the lock.  NULL: there is none. */
+_Atomic u32 *kd_lead_give_locked(struct kd_conn *c) TSA(requires_capability(lc_link));
+void kd_lead_wake(_Atomic u32 *word);
 
 /* kernetdev_link.c */
 struct kd_link *kd_link_get(struct kernetdev *kd, nodeid peer, u8 chan);

@@ -681,16 +681,25 @@ bool kd_conn_read(struct kd_conn *c, bool wait, u64 deadline_ns)
 
 void kd_conn_read_end(struct kd_conn *c)
 {
-	KRG_GUARD(link, &c->link->lock);
-	c->reading = false;
-	if (c->led) {
-		c->led = false;
-		kd_conn_interest_locked(c);
+	_Atomic u32 *next = NULL;
+
+	link_lock(&c->link->lock);
+	if (c->led && !c->dead)
+		next = kd_lead_give_locked(c);
+	if (next == NULL) {
+		c->reading = false;
+		if (c->led) {
+			c->led = false;
+			kd_conn_interest_locked(c);
+		}
+		if (c->dead) {
+			atomic_store(&c->kd->reap_wanted, true);
+			c->kd->drv->poke(c->kd->net);
+		}
 	}
-	if (c->dead) {
-		atomic_store(&c->kd->reap_wanted, true);
-		c->kd->drv->poke(c->kd->net);
-	}
+	link_unlock(&c->link->lock);
+	if (next != NULL)
+		kd_lead_wake(next);
 }
 
 u64 kd_link_tick(struct kd_link *l, u64 now)
