@@ -80,7 +80,13 @@ void krg_assert_no_locks(void) {}
 
 void krg_mutex_init(struct krg_mutex *m)
 {
-	ASSERT(pthread_mutex_init(&m->mtx, NULL) == 0);
+	pthread_mutexattr_t attr;
+
+	/* no lock is held across a wait: who finds one taken gets it soon */
+	ASSERT(pthread_mutexattr_init(&attr) == 0);
+	ASSERT(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP) == 0);
+	ASSERT(pthread_mutex_init(&m->mtx, &attr) == 0);
+	ASSERT(pthread_mutexattr_destroy(&attr) == 0);
 }
 
 void krg_mutex_fini(struct krg_mutex *m)

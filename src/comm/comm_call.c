@@ -226,8 +226,10 @@ void comm_on_answer(struct comm *c, struct kernetdev_msg *m, const struct comm_m
 	TRACE(COMM_ANSWER, k->id, k->to, k->op, -h->code);
 	answer_take(k, m, h);
 	if (k->done == NULL) {
-		call_end_locked(c, k);
+		stat_end(c, k);
 		calls_unlock(&c->lock);
+		/* without the lock, which is what it takes next */
+		kernetdev_waiter_done(&k->waiter);
 		return;
 	}
 	if (k->stale && stale_again_locked(c, k)) {
