@@ -15,6 +15,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #define TO_VICTIM   50
@@ -271,5 +273,237 @@ static _Noreturn void signals_victim(void)
 	if (now.it_interval.tv_usec != 2000 || atomic_load(&alarms) == 0)
 		verdict("its interval timer");
 	verdict("right");
+}
+
+/* ---- memory that is changed in all ways while it is looked at ---- */
+
+enum { BLOCKS = 64 };
+struct block {
+	u8 *at;
+	unsigned npages;
+	u32 *version; /* of each page; 0: it is zero */
+	bool split;   /* it is several areas, which not every kernel moves in one call */
+};
+struct changes {
+	struct block block[BLOCKS];
+	u64 random;
+	int pipe[2];
+	bool alone; /* no children, no descriptors */
+};
+
+static u64 random_next(struct changes *c)
+{
+	c->random ^= c->random << 13;
+	c->random ^= c->random >> 7;
+	c->random ^= c->random << 17;
+	return c->random;
+}
+
+static u64 page_word(unsigned b, unsigned page, u32 version, unsigned word)
+{
+	return version == 0 ? 0
+			    : (u64)version * 0x9e3779b97f4a7c15ull + b * 1000003ull + page * 64ull +
+				      word;
+}
+
+static void page_fill(const struct block *b, unsigned i, unsigned page, u32 version)
+{
+	u64 *p = (u64 *)(void *)(b->at + page * (size_t)PAGE);
+
+	for (unsigned w = 0; w < PAGE / 8; w += 37)
+		p[w] = page_word(i, page, version, w);
+	b->version[page] = version;
+}
+
+static bool page_right(const struct block *b, unsigned i, unsigned page)
+{
+	const volatile u64 *p = (const volatile u64 *)(void *)(b->at + page * (size_t)PAGE);
+
+	for (unsigned w = 0; w < PAGE / 8; w += 37)
+		if (p[w] != page_word(i, page, b->version[page], w))
+			return false;
+	return true;
+}
+
+static bool all_right(const struct changes *c, unsigned step)
+{
+	for (unsigned i = 0; i < BLOCKS; i++)
+		for (unsigned page = 0; page < c->block[i].npages; page += step)
+			if (!page_right(&c->block[i], i, page))
+				return false;
+	return true;
+}
+
+static void *fresh(size_t npages)
+{
+	return mmap(NULL, npages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+}
+
+/* A part of it becomes zero: by MADV_DONTNEED, or unmapped and mapped anew. */
+static bool give_up(struct changes *c, struct block *b, bool unmap)
+{
+	unsigned from = (unsigned)(random_next(c) % b->npages), n = b->npages - from;
+	u8 *at = b->at + from * (size_t)PAGE;
+
+	n = n > 16 ? 16 : n;
+	if (!unmap && madvise(at, n * (size_t)PAGE, MADV_DONTNEED) < 0)
+		return false;
+	b->split |= unmap;
+	if (unmap && (munmap(at, n * (size_t)PAGE) < 0 ||
+		      mmap(at, n * (size_t)PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at))
+		return false;
+	memset(b->version + from, 0, n * sizeof(*b->version));
+	return true;
+}
+
+/* To another place, where something else was, or one of the kernel's choice. */
+static bool move_away(struct block *b)
+{
+	size_t size = b->npages * (size_t)PAGE;
+	u8 *to, *at;
+
+	if (b->split)
+		return true;
+	to = fresh(b->npages + 2);
+	if (to == MAP_FAILED)
+		return false;
+	to[PAGE] = 1;
+	at = mremap(b->at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to + PAGE);
+	if (at == MAP_FAILED)
+		return false;
+	(void)munmap(to, PAGE);
+	(void)munmap(to + PAGE + size, PAGE);
+	b->at = at;
+	return true;
+}
+
+/* A child has what its parent had, and keeps it while that goes on. */
+static bool fork_and_look(struct changes *c, bool exec)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0 && exec) {
+		execl("/bin/true", "true", (char *)NULL);
+		_exit(3);
+	}
+	if (pid == 0) {
+		struct block *b = &c->block[random_next(c) % BLOCKS];
+
+		if (!all_right(c, 1 + (unsigned)(random_next(c) % 60)))
+			_exit(1);
+		if (!move_away(b) || !give_up(c, b, true))
+			_exit(2);
+		_exit(all_right(c, 7) ? 0 : 4);
+	}
+	for (unsigned i = 0; i < 20; i++) {
+		unsigned k = (unsigned)(random_next(c) % BLOCKS);
+		struct block *b = &c->block[k];
+
+		page_fill(b, k, (unsigned)(random_next(c) % b->npages), (u32)random_next(c) | 1);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+/* The kernel reads and writes what is not there yet. */
+static bool through_the_kernel(struct changes *c, struct block *b, unsigned i)
+{
+	unsigned from = (unsigned)(random_next(c) % b->npages);
+	unsigned to = (unsigned)(random_next(c) % b->npages);
+	u8 *source = b->at + from * (size_t)PAGE, *target = b->at + to * (size_t)PAGE;
+
+	if (c->alone) {
+		struct iovec of = {source, PAGE}, in = {target, PAGE};
+
+		if (process_vm_readv(getpid(), &in, 1, &of, 1, 0) != PAGE)
+			return false;
+	} else if (write(c->pipe[1], source, PAGE) != PAGE ||
+		   read(c->pipe[0], target, PAGE) != PAGE) {
+		return false;
+	}
+	if (memcmp(source, target, PAGE) != 0)
+		return false;
+	b->version[to] = 0;
+	memset(target, 0, PAGE);
+	page_fill(b, i, to, (u32)random_next(c) | 1);
+	return true;
+}
+
+static const char *change(struct changes *c)
+{
+	unsigned i = (unsigned)(random_next(c) % BLOCKS);
+	struct block *b = &c->block[i];
+	unsigned page = (unsigned)(random_next(c) % b->npages);
+	size_t size = b->npages * (size_t)PAGE;
+
+	switch (random_next(c) % 400) {
+	case 0:
+		return give_up(c, b, false) ? NULL : "MADV_DONTNEED";
+	case 1:
+		return give_up(c, b, true) ? NULL : "munmap";
+	case 2:
+		return move_away(b) ? NULL : "mremap";
+	case 3:
+		return c->alone || fork_and_look(c, false) ? NULL : "a child";
+	case 4:
+		return c->alone || random_next(c) % 4 != 0 || fork_and_look(c, true) ? NULL
+										     : "an exec";
+	case 5:
+		return through_the_kernel(c, b, i) ? NULL : "the kernel's copy";
+	case 6:
+		return mprotect(b->at, size, PROT_NONE) == 0 &&
+				       mprotect(b->at, size, PROT_READ | PROT_WRITE) == 0
+			       ? NULL
+			       : "mprotect";
+	default:
+		if (!page_right(b, i, page))
+			return "a page";
+		if (page % 2 == 0)
+			page_fill(b, i, page, (u32)random_next(c) | 1);
+		return NULL;
+	}
+}
+
+/* VICTIM_MIB of it; a third of the pages is never touched, and a tenth is zero. */
+static _Noreturn void changes(bool alone)
+{
+	static struct changes c = {.random = 88172645463325252ull};
+	const char *mib = getenv("VICTIM_MIB"), *wrong = NULL;
+	unsigned npages = (mib != NULL ? (unsigned)strtoul(mib, NULL, 10) : 16) * 256 / BLOCKS;
+
+	c.random += (u64)getpid() * 7919;
+	c.alone = alone;
+	if (pipe2(c.pipe, O_CLOEXEC) < 0)
+		verdict("pipe");
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		struct block *b = &c.block[i];
+
+		b->npages = npages;
+		b->at = fresh(npages);
+		b->version = calloc(npages, sizeof(*b->version));
+		if (b->at == MAP_FAILED || b->version == NULL)
+			verdict("memory");
+		for (unsigned page = 0; page < npages; page++)
+			if (page % 3 != 0)
+				page_fill(b, i, page, page % 10 == 0 ? 0 : page + 1);
+	}
+	ready();
+	while (wrong == NULL && !told_to_end())
+		wrong = change(&c);
+	if (wrong == NULL && !all_right(&c, 1))
+		wrong = "at the end";
+	verdict(wrong == NULL ? "right" : wrong);
+}
+
+static KRG_UNUSED _Noreturn void changes_victim(void)
+{
+	changes(false);
+}
+
+static KRG_UNUSED _Noreturn void changes_alone_victim(void)
+{
+	changes(true);
 }
 #endif

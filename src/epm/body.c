@@ -329,6 +329,7 @@ static void reap_held(struct task *body)
 /* The shell has its descriptors and its place: now its memory, to be filled. */
 static int shell_build(struct prepare *p, int sync, struct krg_err *err)
 {
+	struct pages_in *pages = NULL;
 	struct ghost *g = NULL;
 	char end;
 	int r;
@@ -338,12 +339,21 @@ static int shell_build(struct prepare *p, int sync, struct krg_err *err)
 		return krg_err_set(err, -ESRCH, "the body was killed");
 	r = FAULT_POINT(GHOST_BUILD) ? krg_err_set(err, -EIO, "build it")
 				     : ghost_build(p->body->host_pid, p->image, &g, err);
+	if (r == 0) {
+		r = pages_in_begin(p->e, p->body, p->req->from, g, p->image, &pages, err);
+		r = r == -ENOENT ? 0 : r;
+		if (r < 0) {
+			ghost_kill(g);
+			return r;
+		}
+	}
 	if (r < 0) {
 		(void)syscall(SYS_pidfd_send_signal, p->body->pidfd, SIGKILL, NULL, 0);
 		return r;
 	}
 	task_lock(&p->body->lock);
 	p->body->ghost = g;
+	p->body->pages = pages;
 	p->body->arrival = ARRIVAL_PAGES;
 	task_unlock(&p->body->lock);
 	return 0;
@@ -415,8 +425,12 @@ static int make(struct prepare *p, struct krg_err *err)
 static void arrive(struct prepare *p, struct ghost *g)
 {
 	struct krg_err err = {0};
-	int r = FAULT_POINT(GHOST_FINISH) ? krg_err_set(&err, -EIO, "finish it")
-					  : ghost_finish(g, p->image, &err);
+	int r = FAULT_POINT(GHOST_FINISH) ? krg_err_set(&err, -EIO, "finish it") : 0;
+
+	if (r == 0 && p->body->pages != NULL)
+		r = pages_in_arm(p->body->pages, &err);
+	if (r == 0)
+		r = ghost_finish(g, p->image, &err);
 
 	task_lock(&p->body->lock);
 	p->body->arrival = r == 0 ? ARRIVAL_READY : ARRIVAL_FAILED;
@@ -429,6 +443,7 @@ static void arrive(struct prepare *p, struct ghost *g)
 static void hold_arrival(struct prepare *p)
 {
 	struct task *body = p->body;
+	struct pages_in *pages;
 	struct ghost *g;
 	bool run;
 
@@ -447,14 +462,17 @@ static void hold_arrival(struct prepare *p)
 	if (run)
 		keep_body_locked(p->e, body);
 	body->ghost = NULL;
+	pages = TAKE_PTR(body->pages);
 	if (body->arrival != ARRIVAL_READY)
 		body->arrival = ARRIVAL_FAILED;
 	krg_cond_broadcast(&body->cond);
 	task_unlock(&body->lock);
 	if (run) {
 		ghost_let_go(g);
+		pages_in_end(pages, true);
 		return;
 	}
+	pages_in_end(pages, false);
 	ghost_kill(g);
 	kin_end(p->e, body);
 }
@@ -537,11 +555,14 @@ static void notify_sched(struct epm *e, nodeid from)
 
 static void reap_made(struct task *body)
 {
+	struct pages_in *pages;
 	struct ghost *g;
 
 	task_lock(&body->lock);
 	g = TAKE_PTR(body->ghost);
+	pages = TAKE_PTR(body->pages);
 	task_unlock(&body->lock);
+	pages_in_end(pages, false);
 	if (g != NULL)
 		ghost_kill(g);
 	else
@@ -613,25 +634,37 @@ static struct task *arriving(struct epm *e, const struct comm_req *req, i32 pid,
 	return body;
 }
 
+static int pages_put(struct task *body, const struct rec_epm_pages *in)
+{
+	int r = -ESRCH;
+
+	KRG_GUARD(task, &body->lock);
+	if (body->ghost == NULL || body->arrival != ARRIVAL_PAGES)
+		return -ESRCH;
+	r = FAULT_POINT(GHOST_PAGES)
+		    ? -EIO
+		    : ghost_page_put(body->ghost, in->addr, in->data.data, in->data.len);
+	if (r == 0 && body->pages != NULL)
+		pages_in_early(body->pages, in->addr, in->data.len / GHOST_PAGE);
+	return r;
+}
+
+/* One record or more. */
 void handle_pages(void *ctx, struct comm_req *req)
 {
 	struct krg_rd rd = krg_rd_slice(req->body);
-	TASK_AUTO_PUT struct task *body = NULL;
 	struct rec_epm_pages in;
-	int r = -EBADMSG;
+	int r = 0;
 
-	if (rec_epm_pages_decode(&rd, &in) == 0 && in.data.len % GHOST_PAGE == 0 &&
-	    in.addr % GHOST_PAGE == 0) {
-		body = arriving(ctx, req, in.pid, in.exec_id);
-		r = -ESRCH;
-	}
-	if (body != NULL) {
-		task_lock(&body->lock);
-		if (body->ghost != NULL && body->arrival == ARRIVAL_PAGES)
-			r = FAULT_POINT(GHOST_PAGES) ? -EIO
-						     : ghost_page_put(body->ghost, in.addr,
-								      in.data.data, in.data.len);
-		task_unlock(&body->lock);
+	while (r == 0 && krg_rd_left(&rd) > 0) {
+		TASK_AUTO_PUT struct task *body = NULL;
+
+		r = -EBADMSG;
+		if (rec_epm_pages_decode(&rd, &in) == 0 && in.data.len % GHOST_PAGE == 0 &&
+		    in.addr % GHOST_PAGE == 0) {
+			body = arriving(ctx, req, in.pid, in.exec_id);
+			r = body == NULL ? -ESRCH : pages_put(body, &in);
+		}
 	}
 	if (r < 0)
 		comm_req_fail(req, r, "pages of a process on its way");

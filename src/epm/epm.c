@@ -200,6 +200,7 @@ int epm_new(const struct epm_config *config, struct epm **ret, struct krg_err *e
 	krg_mutex_init(&e->ends_lock);
 	krg_mutex_init(&e->caps_lock);
 	krg_mutex_init(&e->asked_lock);
+	pages_init(e);
 	e->history = krg_xalloc(EPM_HISTORY * sizeof(*e->history));
 	r = world_fork(e, err);
 	if (r < 0) {
@@ -246,6 +247,7 @@ static void ops_register(struct epm *e)
 
 	for (unsigned i = 0; i < KRG_NELEM(table); i++)
 		comm_register(e->comm, table[i].op, table[i].flags, table[i].handler, e);
+	pages_register(e);
 }
 
 int epm_start(struct epm *e, struct krg_err *err)
@@ -288,6 +290,7 @@ void epm_stop(struct epm *e)
 	unsigned n;
 
 	atomic_store(&e->stopping, true);
+	pages_stop(e);
 	world_stop(e);
 	gate_stop(e);
 	signals_stop(e);
@@ -320,6 +323,7 @@ void epm_free(struct epm *e)
 {
 	if (e == NULL)
 		return;
+	pages_fini(e);
 	world_stop(e);
 	body_ends_drop(e);
 	kept_free(e->kept);
@@ -364,6 +368,7 @@ void epm_node_down(struct epm *e, nodeid node, u64 view)
 {
 	(void)view;
 	atomic_fetch_sub(&e->nodes, 1);
+	pages_on_node_down(e, node);
 	bodies_on_node_down(e, node);
 	deputies_on_node_down(e, node);
 	kin_on_node_down(e, node);

@@ -139,11 +139,16 @@ int epm_run(struct epm *e, const struct rec_epm_run *run, const int *fds, unsign
 int epm_kill(struct epm *e, pid_t pid, int sig, uid_t uid, struct krg_err *err) KRG_MUST_CHECK;
 
 /* ---- moving a process that runs (krg migrate) ---- */
+enum epm_migrate_how {
+	EPM_MIGRATE_POST,      /* its pages follow it */
+	EPM_MIGRATE_POST_SYNC, /* the same; this waits until it has all */
+	EPM_MIGRATE_STOP_COPY, /* its pages go before it, while it stands still */
+};
 /* [net] With all its threads, to another node; called on any.  uid: who asks: root, or its user.
  * *ret_stood_ns: how long it stood still.  -EOPNOTSUPP: it has something that does not move, named.  After an
  * error it goes on where it was. */
-int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, u64 *ret_stood_ns,
-		struct krg_err *err) KRG_MUST_CHECK;
+int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate_how how,
+		u64 *ret_stood_ns, struct krg_err *err) KRG_MUST_CHECK;
 
 /* ---- listing (krg ps): bodies and home processes that run on this node; deputies are not listed ---- */
 #define REC_EPM_PROC(F)                                                                            \

@@ -47,7 +47,9 @@ enum epm_op {
 	EPM_OP_MIGRATE = COMM_OP(COMM_SVC_EPM, 90), /* call, to the home: move a process */
 	EPM_OP_PAGES = COMM_OP(COMM_SVC_EPM, 91),   /* call: of a process on its way */
 	EPM_OP_ARRIVED = COMM_OP(COMM_SVC_EPM, 92), /* call: that was all; is it ready to run? */
-	EPM_OP_CHILD = COMM_OP(COMM_SVC_EPM, 12),   /* home to body: of a child that stayed */
+	EPM_OP_PAGES_URGENT = COMM_OP(COMM_SVC_EPM, 96), /* raw, to where it goes: pages.c */
+	EPM_OP_PAGES_BULK = COMM_OP(COMM_SVC_EPM, 97),	 /* the same */
+	EPM_OP_CHILD = COMM_OP(COMM_SVC_EPM, 12),	 /* home to body: of a child that stayed */
 	EPM_OP_CHILD_SIGNAL = COMM_OP(COMM_SVC_EPM, 13), /* body to home: to a child that stayed */
 	EPM_OP_SIGNALS_DONE =
 		COMM_OP(COMM_SVC_EPM, 60), /* call: bodies have the signals sent before */
@@ -91,7 +93,8 @@ KRG_RECORD(epm_prepare, 0x412, REC_EPM_PREPARE)
 #define REC_EPM_MIGRATE(F)                                                                         \
 	F(i32, pid)                                                                                \
 	F(u32, to)                                                                                 \
-	F(u32, uid) /* who asks */
+	F(u32, uid) /* who asks */                                                                 \
+	F(u8, how)  /* enum epm_migrate_how */
 KRG_RECORD(epm_migrate, 0x460, REC_EPM_MIGRATE)
 
 #define REC_EPM_MIGRATED(F) F(u64, stood_ns)
@@ -393,6 +396,7 @@ struct task {
 	bool forgets;			   /* (c) deputy: SIGCHLD was ignored: no zombies */
 	struct ghost *ghost;	    /* (o) body: of a process on its way, while it takes pages */
 	enum task_arrival arrival;  /* (o) body */
+	struct pages_in *pages;	    /* (o) body: of a process on its way, whose pages come later */
 	struct krg_err arrival_err; /* (o) body: why it could not */
 	struct task_timer timer[EPM_TIMERS]; /* (o) before the body runs: what it shall have */
 	u32 securebits;			     /* (c) deputy: what its body was made with */
@@ -556,6 +560,15 @@ struct epm {
 	/* terminals: tty.c */
 	struct tty_state *tty; /* (c) from start to stop */
 
+	/* pages.c */
+	struct krg_mutex pages_lock; /* class leaf */
+	struct krg_cond pages_cond;
+	struct pages_out *pages_out; /* (o) pages_lock */
+	struct pages_in *pages_in;   /* (o) */
+	unsigned npages_threads;     /* (o) */
+	u32 pages_keep_id;	     /* (o) */
+	u64 pages_adopted;	     /* (o) */
+
 	struct krg_mutex proxies_lock;		 /* class leaf */
 	struct tty_proxy proxy[EPM_PROXIES_MAX]; /* (o) proxies_lock */
 	u64 proxies_made;			 /* (o) */
@@ -638,6 +651,7 @@ void keep_session(struct epm *e, const struct session *s);
 void keep_group(struct epm *e, i32 sid, const struct placeholder *g);
 void keep_caps(struct epm *e, enum keep_kind kind, i32 pid, u64 start, const struct epm_caps *caps,
 	       bool plain);
+void keep_pages(struct epm *e, u32 id, int uffd);
 /* With its lock held. */
 void keep_deputy_locked(struct epm *e, const struct task *t);
 void keep_body_locked(struct epm *e, const struct task *t);
@@ -1059,6 +1073,40 @@ void kin_settle(struct epm *e, struct task *deputy);
 void kin_tell(struct epm *e, struct task *deputy, i32 child, i32 code, i32 status);
 void handle_child(void *ctx, struct comm_req *req);
 void handle_child_signal(void *ctx, struct comm_req *req);
+
+/* ---- pages.c: pages that follow a process ---- */
+struct pages_out;
+struct pages_in;
+/* [net] To where it goes, before it stands still. */
+int pages_out_open(struct epm *e, i32 pid, nodeid to, u64 exec_id, struct pages_out **ret,
+		   struct krg_err *err);
+/* It stands: from now on questions are answered. */
+int pages_out_begin(struct pages_out *o, struct ghost *g, struct krg_err *err);
+/* These have gone before it. */
+void pages_out_early(struct pages_out *o, u64 addr, u64 npages);
+/* It runs there: until it has all.  By the tracer of the keeper, which ends. */
+int pages_out_serve(struct pages_out *o, struct ghost *keeper);
+void pages_out_free(struct pages_out *o);
+bool pages_is_keeper(struct epm *e, i32 pid);
+/* The shell of a process whose pages come later.  -ENOENT: they come before it runs. */
+int pages_in_begin(struct epm *e, struct task *body, nodeid from, struct ghost *shell,
+		   const struct ghost_image *image, struct pages_in **ret, struct krg_err *err);
+void pages_in_early(struct pages_in *in, u64 addr, u64 npages);
+int pages_in_arm(struct pages_in *in, struct krg_err *err);
+/* It runs, or never will. */
+void pages_in_end(struct pages_in *in, bool runs);
+/* [net] Until that process, which runs here, has all its pages. */
+void pages_wait(struct epm *e, i32 pid);
+/* What the keeper had of another krgd's.  Takes the descriptor. */
+void pages_adopt(struct epm *e, int uffd);
+void pages_on_node_down(struct epm *e, nodeid node);
+/* A thread that epm_free() waits for: it calls pages_thread_ends() last. */
+int pages_thread(struct epm *e, void *(*main)(void *), void *ctx);
+void pages_thread_ends(struct epm *e);
+void pages_register(struct epm *e);
+void pages_init(struct epm *e);
+void pages_stop(struct epm *e);
+void pages_fini(struct epm *e);
 
 /* ---- body.c ---- */
 void handle_prepare(void *ctx, struct comm_req *req);

@@ -126,6 +126,13 @@ void keep_body_locked(struct epm *e, const struct task *t)
 	keep_drop(e, t->orphan ? KEEP_BODY : KEEP_ORPHAN, t->pid);
 }
 
+void keep_pages(struct epm *e, u32 id, int uffd)
+{
+	KRG_AUTO_BUF struct krg_buf b = {0};
+
+	put(e, KEEP_PAGES, (i32)id, &b, &uffd, 1);
+}
+
 /* ---- the next krgd ---- */
 
 void kept_free(struct kept *k)

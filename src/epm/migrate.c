@@ -9,20 +9,68 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-#define STOP_MS	   2000 /* how long a thread may take to stand still */
-#define ARRIVE_MS  60000
-#define MIGRATE_MS 300000 /* a call to the home: pages and all */
+#define STOP_MS	    2000 /* how long a thread may take to stand still */
+#define ARRIVE_MS   60000
+#define MIGRATE_MS  300000 /* a call to the home: pages and all */
+#define BATCH_BYTES (1u << 20)
 
-static int send_pages(void *ctx, u64 addr, const void *p, size_t n, struct krg_err *err)
+/* One process on its way, by a thread of its own, which traces it, and afterwards what holds its memory. */
+struct move {
+	struct exec *x;
+	struct rec_epm_migrate m;
+	struct pages_out *later; /* its pages come later */
+	struct ghost *keeper;
+	struct krg_mutex lock; /* class leaf */
+	struct krg_cond cond;
+	bool said;	    /* (o) the result is there */
+	bool left;	    /* (o) one of the two has gone: the other frees this */
+	int result;	    /* (c) once said */
+	struct krg_err err; /* (c) likewise */
+	u64 stood_ns;	    /* (c) likewise */
+};
+
+/* Pages for one message. */
+struct batch {
+	struct exec *x;
+	struct pages_out *later; /* NULL: none come later */
+	struct krg_buf b;
+};
+
+static int batch_send(struct batch *s, struct krg_err *err)
 {
-	struct exec *x = ctx;
 	COMM_AUTO_REPLY struct comm_reply reply = {0};
-	KRG_AUTO_BUF struct krg_buf b = {0};
-	struct rec_epm_pages rec = {
-		.pid = x->p.pid, .exec_id = x->exec_id, .addr = addr, .data = {p, n}};
+	int r = s->b.len == 0 ? 0
+			      : comm_call(s->x->e->comm, s->x->to, EPM_OP_PAGES, &s->b, ARRIVE_MS,
+					  &reply, err);
 
-	rec_epm_pages_encode(&rec, &b);
-	return comm_call(x->e->comm, x->to, EPM_OP_PAGES, &b, ARRIVE_MS, &reply, err);
+	krg_buf_reset(&s->b);
+	return r;
+}
+
+static int batch_add(void *ctx, u64 addr, const void *p, size_t n, struct krg_err *err)
+{
+	struct batch *s = ctx;
+	struct rec_epm_pages rec = {
+		.pid = s->x->p.pid, .exec_id = s->x->exec_id, .addr = addr, .data = {p, n}};
+
+	rec_epm_pages_encode(&rec, &s->b);
+	if (s->later != NULL)
+		pages_out_early(s->later, addr, n / GHOST_PAGE);
+	return s->b.len < BATCH_BYTES ? 0 : batch_send(s, err);
+}
+
+/* Those that cannot come later, or all. */
+static int send_pages(struct move *m, const struct ghost_image *image, struct krg_err *err)
+{
+	struct exec *x = m->x;
+	struct batch s = {.x = x, .later = m->later};
+	int r = m->later != NULL ? ghost_pages_first(x->running, image, batch_add, &s, err)
+				 : ghost_pages(x->running, batch_add, &s, err);
+
+	if (r == 0)
+		r = batch_send(&s, err);
+	krg_buf_fini(&s.b);
+	return r;
 }
 
 static int arrived(struct exec *x, struct krg_err *err)
@@ -63,8 +111,10 @@ static int look(struct exec *x, struct krg_err *err)
 }
 
 /* Up to its being ready there.  *ret_there: what was exported is that node's to undo. */
-static int send(struct exec *x, struct task *deputy, bool *ret_there, struct krg_err *err)
+static int send(struct move *m, struct task *deputy, const struct ghost_image *image,
+		bool *ret_there, struct krg_err *err)
 {
+	struct exec *x = m->x;
 	int r = exec_prepare(x, err);
 
 	*ret_there = r == 0 || err->node == x->to;
@@ -72,7 +122,7 @@ static int send(struct exec *x, struct task *deputy, bool *ret_there, struct krg
 		task_lock(&deputy->lock);
 		deputy->prepared = true;
 		task_unlock(&deputy->lock);
-		r = ghost_pages(x->running, send_pages, x, err);
+		r = send_pages(m, image, err);
 	}
 	if (r == 0)
 		r = arrived(x, err);
@@ -84,16 +134,18 @@ static int send(struct exec *x, struct task *deputy, bool *ret_there, struct krg
 }
 
 /* What is here becomes the deputy. */
-static int become(struct exec *x, struct task *deputy, const struct ghost_image *image,
+static int become(struct move *m, struct task *deputy, const struct ghost_image *image,
 		  struct krg_err *err)
 {
+	struct exec *x = m->x;
 	int channel = -EBADF, r;
 
 	task_lock(&deputy->lock);
 	deputy->host_tid = x->tid;
 	deputy->pidfd = (int)syscall(SYS_pidfd_open, deputy->host_pid, 0);
 	task_unlock(&deputy->lock);
-	r = ghost_become(x->running, image, x->e->vessel_fd, "KRGV", &channel, err);
+	r = ghost_become(x->running, image, x->e->vessel_fd, "KRGV", &channel,
+			 m->later != NULL ? &m->keeper : NULL, err);
 	if (r < 0)
 		return r;
 	x->running = NULL;
@@ -112,8 +164,9 @@ static void await_running(struct task *deputy)
 }
 
 /* It stands still. */
-static int move_stopped(struct exec *x, struct krg_err *err)
+static int move_stopped(struct move *m, struct krg_err *err)
 {
+	struct exec *x = m->x;
 	KRG_AUTO_FD int pidfd = (int)syscall(SYS_pidfd_open, x->tid, 0);
 	TASK_AUTO_PUT struct task *deputy = NULL;
 	struct ghost_image *image = NULL;
@@ -129,6 +182,8 @@ static int move_stopped(struct exec *x, struct krg_err *err)
 		r = ghost_image_read(krg_buf_slice(&x->ghost), &image, err);
 	if (r == 0 && FAULT_POINT(GHOST_SAVE))
 		r = krg_err_set(err, -EIO, "save it");
+	if (r == 0 && m->later != NULL)
+		r = pages_out_begin(m->later, x->running, err);
 	if (r == 0)
 		r = exec_fds_export(x->e, &x->p, pidfd, x->to, true, &x->fds, err);
 	if (r < 0) {
@@ -144,9 +199,9 @@ static int move_stopped(struct exec *x, struct krg_err *err)
 		return krg_err_set(err, r, "pid %d is on its way already", x->p.pid);
 	}
 	usage_deputy_made(x->e, deputy);
-	r = send(x, deputy, &there, err);
+	r = send(m, deputy, image, &there, err);
 	if (r == 0)
-		r = become(x, deputy, image, err);
+		r = become(m, deputy, image, err);
 	ghost_image_free(image);
 	if (r < 0) {
 		exec_fds_cancel(x->e, &x->fds, x->to, there);
@@ -191,45 +246,122 @@ static int find(struct epm *e, i32 pid, struct exec *x, struct krg_err *err)
 	return 0;
 }
 
-static int migrate(struct epm *e, const struct rec_epm_migrate *m, u64 *ret_stood_ns,
-		   struct krg_err *err)
+static int move(struct move *m, struct krg_err *err)
 {
-	struct exec *x = krg_xalloc(sizeof(*x));
-	u64 begin = 0;
-	int r;
+	struct exec *x = m->x;
+	struct krg_err why = {0};
+	u64 begin;
+	int r = find(x->e, m->m.pid, x, err);
 
-	x->e = e;
-	x->to = (nodeid)m->to;
-	x->exec_id = krg_trace_call_id(e->self);
-	r = find(e, m->pid, x, err);
 	if (r == 0)
-		r = may_migrate(x, m->uid, err);
-	if (r == 0 && x->to != e->self) {
-		proc_info_fini(&x->p);
-		x->p = (struct proc_info){0};
-		begin = krg_clock_now_ns();
-		r = ghost_stop(x->tid, m->pid, STOP_MS, &x->running, err);
-		if (r == 0)
-			r = look(x, err);
-		if (r == 0)
-			r = move_stopped(x, err);
-		*ret_stood_ns = krg_clock_now_ns() - begin;
-	}
+		r = may_migrate(x, m->m.uid, err);
+	if (r < 0 || x->to == x->e->self)
+		return r;
+	proc_info_fini(&x->p);
+	x->p = (struct proc_info){0};
+	if (m->m.how != EPM_MIGRATE_STOP_COPY &&
+	    pages_out_open(x->e, m->m.pid, x->to, x->exec_id, &m->later, &why) < 0)
+		LOG_D("epm", "pid %d: all its pages go before it: %s", m->m.pid, why.text);
+	begin = krg_clock_now_ns();
+	r = ghost_stop(x->tid, m->m.pid, STOP_MS, &x->running, err);
+	if (r == 0)
+		r = look(x, err);
+	if (r == 0)
+		r = move_stopped(m, err);
+	m->stood_ns = krg_clock_now_ns() - begin;
 	if (r == -ESRCH && x->running != NULL) {
 		/* killed while it stood: nothing can be put back */
 		ghost_kill(TAKE_PTR(x->running));
 	}
-	ghost_let_go(x->running);
-	exec_free(x);
+	ghost_let_go(TAKE_PTR(x->running));
 	return r;
 }
 
-int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, u64 *ret_stood_ns,
-		struct krg_err *err)
+static void say(struct move *m, int r)
+{
+	KRG_GUARD(leaf, &m->lock);
+	if (m->said)
+		return;
+	m->result = r;
+	m->said = true;
+	krg_cond_broadcast(&m->cond);
+}
+
+static void move_put(struct move *m)
+{
+	bool last;
+
+	leaf_lock(&m->lock);
+	last = m->left;
+	m->left = true;
+	leaf_unlock(&m->lock);
+	if (!last)
+		return;
+	krg_cond_fini(&m->cond);
+	krg_mutex_fini(&m->lock);
+	free(m);
+}
+
+static void *move_main(void *ctx)
+{
+	struct move *m = ctx;
+	struct epm *e = m->x->e;
+	int r = move(m, &m->err);
+
+	if (r < 0 || m->keeper == NULL || m->m.how != EPM_MIGRATE_POST_SYNC)
+		say(m, r);
+	if (m->keeper != NULL) {
+		r = pages_out_serve(m->later, TAKE_PTR(m->keeper));
+		if (r < 0 && m->m.how == EPM_MIGRATE_POST_SYNC)
+			(void)krg_err_set(&m->err, r, "pid %d: its memory has not all gone",
+					  m->m.pid);
+		say(m, r);
+	}
+	pages_out_free(m->later);
+	exec_free(m->x);
+	move_put(m);
+	pages_thread_ends(e);
+	return NULL;
+}
+
+static int migrate(struct epm *e, const struct rec_epm_migrate *rec, u64 *ret_stood_ns,
+		   struct krg_err *err)
+{
+	struct move *m = krg_xalloc(sizeof(*m));
+	int r;
+
+	m->m = *rec;
+	m->x = krg_xalloc(sizeof(*m->x));
+	m->x->e = e;
+	m->x->to = (nodeid)rec->to;
+	m->x->exec_id = krg_trace_call_id(e->self);
+	krg_mutex_init(&m->lock);
+	krg_cond_init(&m->cond);
+	r = pages_thread(e, move_main, m);
+	if (r < 0) {
+		exec_free(m->x);
+		m->left = true;
+		move_put(m);
+		return krg_err_set(err, r, "a thread to move pid %d", rec->pid);
+	}
+	leaf_lock(&m->lock);
+	while (!m->said)
+		krg_cond_wait(&m->cond, &m->lock);
+	r = m->result;
+	if (err != NULL)
+		*err = m->err;
+	*ret_stood_ns = m->stood_ns;
+	leaf_unlock(&m->lock);
+	move_put(m);
+	return r;
+}
+
+int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate_how how,
+		u64 *ret_stood_ns, struct krg_err *err)
 {
 	COMM_AUTO_REPLY struct comm_reply reply = {0};
 	KRG_AUTO_BUF struct krg_buf b = {0};
-	struct rec_epm_migrate m = {.pid = pid, .to = to, .uid = uid};
+	struct rec_epm_migrate m = {.pid = pid, .to = to, .uid = uid, .how = (u8)how};
 	struct rec_epm_migrated done;
 	struct krg_rd rd;
 	int r;

@@ -182,12 +182,21 @@ static void take_caps(struct epm *e, struct kept *k)
 		caps_adopt(e, k->m.kind, &rec);
 }
 
+static void take_pages(struct epm *e, struct kept *k)
+{
+	keep_drop(e, KEEP_PAGES, (i32)k->m.id);
+	if (k->nfds == 1)
+		pages_adopt(e, TAKE_FD(k->fd[0]));
+}
+
 int world_adopt(struct epm *e, struct krg_err *err)
 {
 	static const enum keep_kind order[] = {KEEP_SESSION, KEEP_GROUP,  KEEP_CAPS_SESSION,
-					       KEEP_CAPS,    KEEP_DEPUTY, KEEP_ORPHAN};
+					       KEEP_CAPS,    KEEP_DEPUTY, KEEP_ORPHAN,
+					       KEEP_PAGES};
 	static void (*const take[])(struct epm *, struct kept *) = {
-		take_session, take_group, take_caps, take_caps, take_deputy, take_orphan};
+		take_session, take_group,  take_caps, take_caps,
+		take_deputy,  take_orphan, take_pages};
 	unsigned n[KEEP_KIND_NR] = {0};
 	int r = -ENOENT;
 

@@ -363,7 +363,7 @@ bool session_is_away(struct epm *e, pid_t host_sid)
 
 bool session_owns_pid(struct epm *e, i32 pid)
 {
-	if (tty_is_proxy(e, pid))
+	if (tty_is_proxy(e, pid) || pages_is_keeper(e, pid))
 		return true;
 	KRG_GUARD(tasks, &e->sessions_lock);
 	for (struct session *s = e->sessions; s != NULL; s = s->next) {

@@ -10,7 +10,7 @@
 #include "rec.h"
 #include "vessel_proto.h"
 
-#define WORLD_PROTO_VERSION 2u
+#define WORLD_PROTO_VERSION 3u
 
 /* ---- krgd <-> krginit ---- */
 enum init_type {
@@ -125,6 +125,7 @@ enum keep_kind {
 	KEEP_ORPHAN,	   /* fd: its pidfd.  A body whose home is gone */
 	KEEP_CAPS,	   /* Kerrighed capabilities of a process, */
 	KEEP_CAPS_SESSION, /* of a session */
+	KEEP_PAGES, /* fd: a userfaultfd, so that nobody gets zero for a page that is still to come */
 	KEEP_KIND_NR,
 };
 struct keep_msg {

@@ -40,6 +40,8 @@ struct ghost_image;
 int ghost_stop(pid_t pid, pid_t shown, unsigned timeout_ms, struct ghost **ret,
 	       struct krg_err *err);
 
+pid_t ghost_pid(const struct ghost *g);	  /* as this process sees it */
+pid_t ghost_shown(const struct ghost *g); /* as it sees itself */
 /* Its threads, the first one first: *ret is the caller's to free. */
 unsigned ghost_threads(const struct ghost *g, pid_t **ret);
 
@@ -52,10 +54,26 @@ int ghost_save(struct ghost *g, struct krg_buf *out, struct krg_err *err);
 typedef int ghost_page_fn(void *ctx, u64 addr, const void *p, size_t n, struct krg_err *err);
 int ghost_pages(struct ghost *g, ghost_page_fn *fn, void *ctx, struct krg_err *err);
 
+/* The same, but only what cannot come later (changed pages of files) or is needed at once. */
+int ghost_pages_first(struct ghost *g, const struct ghost_image *image, ghost_page_fn *fn,
+		      void *ctx, struct krg_err *err);
+
+/* Its memory, for any thread to read: as long as somebody holds it, also when it has become another program. */
+struct ghost_memory;
+int ghost_memory_open(struct ghost *g, struct ghost_memory **ret, struct krg_err *err);
+void ghost_memory_close(struct ghost_memory *m);
+/* Which pages there are of those that can come later.  Not 0: stop, and return that. */
+typedef int ghost_run_fn(void *ctx, u64 addr, u64 npages);
+int ghost_memory_runs(struct ghost_memory *m, ghost_run_fn *fn, void *ctx, struct krg_err *err);
+bool ghost_memory_has(struct ghost_memory *m, u64 addr);
+int ghost_memory_read(struct ghost_memory *m, u64 addr, void *p, size_t n);
+bool ghost_page_is_zero(const void *p);
+
 /* Check and take apart; the image points into state. */
 int ghost_image_read(struct krg_slice state, struct ghost_image **ret, struct krg_err *err);
 void ghost_image_free(struct ghost_image *image);
 pid_t ghost_image_pid(const struct ghost_image *image);
+bool ghost_image_is_later(const struct ghost_image *image, u64 addr); /* that page can come later */
 
 /* shell: a process of one thread with the image's pid in its namespace, child or not of the caller, whose
  * memory is worth nothing.  When this fails, it is fit for nothing but SIGKILL. */
@@ -69,9 +87,11 @@ void ghost_let_go(struct ghost *g);
 /* The stopped process executes `program` (an open file) in place of itself: with its arguments, the environment
  * "ENV_NAME=<descriptor>" and that descriptor's other end in *ret_channel (SOCK_SEQPACKET), all signals but
  * SIGTRAP blocked.  What saved (its ghost, just taken) holds of it ends with it, pending signals and timers
- * too.  Frees g; after an error the process can be let go as it was, but -ESRCH: it has been killed. */
+ * too.  Frees g; after an error the process can be let go as it was, but -ESRCH: it has been killed.
+ * ret_keeper: if not NULL, a child that holds the memory as it was, for this thread to ghost_kill(). */
 int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
-		 const char *env_name, int *ret_channel, struct krg_err *err);
+		 const char *env_name, int *ret_channel, struct ghost **ret_keeper,
+		 struct krg_err *err);
 
 /* It is killed, and all its threads have ended when this returns; its parent will see.  Frees g. */
 void ghost_kill(struct ghost *g);

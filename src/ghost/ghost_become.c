@@ -244,9 +244,11 @@ static int become(struct ghost *g, const struct ghost_image *im, int own, int pr
 }
 
 int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
-		 const char *env_name, int *ret_channel, struct krg_err *err)
+		 const char *env_name, int *ret_channel, struct ghost **ret_keeper,
+		 struct krg_err *err)
 {
 	KRG_AUTO_FD int ours = -EBADF;
+	struct ghost *keeper = NULL;
 	int own = -EBADF, at = -EBADF, r;
 	bool drained = false;
 
@@ -258,6 +260,10 @@ int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 		r = channel_make(g, &own, &ours, err);
 	if (r == 0)
 		r = hand_over(g, own, ours, program, &at, err);
+	if (r == 0 && ret_keeper != NULL)
+		r = ghost_hold(g, &keeper, err);
+	if (r == 0 && keeper != NULL)
+		r = ghost_exit_writes(g, saved, true, err);
 	if (r == 0)
 		r = become(g, saved, own, at, env_name, &drained, err);
 	if (r < 0 && r != -ESRCH && g->scratch.at != 0) {
@@ -265,6 +271,10 @@ int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 		const struct ghost_call *failed;
 
 		ghost_list_init(&l, g);
+		if (keeper != NULL) {
+			(void)ghost_exit_writes(g, saved, false, NULL);
+			ghost_unhold(g, TAKE_PTR(keeper));
+		}
 		if (drained)
 			ghost_signals_put(saved, &l);
 		if (own >= 0)
@@ -275,12 +285,16 @@ int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 	}
 	if (r < 0 && r != -ESRCH)
 		(void)ghost_scratch_end(g);
-	if (r < 0)
+	if (r < 0) {
+		ghost_kill(keeper);
 		return r;
+	}
 	if (g->stop_seen)
 		(void)kill(g->pid, SIGSTOP);
 	(void)ptrace(PTRACE_DETACH, g->thread[0].tid, 0, 0);
 	ghost_forget(g);
 	*ret_channel = TAKE_FD(ours);
+	if (ret_keeper != NULL)
+		*ret_keeper = keeper;
 	return 0;
 }

@@ -55,6 +55,14 @@ int ghost_wait(pid_t tid, int *ret_status)
 	return r == tid && WIFSTOPPED(*ret_status) ? 0 : -ESRCH;
 }
 
+static void cloned(struct ghost *g, pid_t tid)
+{
+	unsigned long child = 0;
+
+	if (ptrace(PTRACE_GETEVENTMSG, tid, 0, &child) == 0)
+		g->cloned = (pid_t)child;
+}
+
 /* Until it stops for what we wait for.  Signals that cannot be blocked are kept. */
 static int run_until(struct ghost *g, pid_t tid, long how, int want)
 {
@@ -68,7 +76,9 @@ static int run_until(struct ghost *g, pid_t tid, long how, int want)
 			return r;
 		if (status >> 16 == 0 && WSTOPSIG(status) == want)
 			return 0;
-		if (status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP)
+		if (status >> 16 == PTRACE_EVENT_CLONE)
+			cloned(g, tid);
+		else if (status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP)
 			g->stop_seen = true;
 		else if (status >> 16 == 0)
 			return -EFAULT; /* a fault in what it runs for us */

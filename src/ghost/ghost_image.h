@@ -18,4 +18,6 @@ struct ghost_image {
 
 /* Calls that bring back the pending signals of the process and of its first thread, and the timers. */
 void ghost_signals_put(const struct ghost_image *im, struct ghost_list *l);
+/* ghost_hold.c: what the kernel writes as its threads end */
+int ghost_exit_writes(struct ghost *g, const struct ghost_image *im, bool off, struct krg_err *err);
 #endif

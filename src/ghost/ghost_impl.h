@@ -131,6 +131,7 @@ struct ghost {
 	bool trap_ignored; /* SIGTRAP: its disposition is to be put back */
 	bool stop_seen;	   /* a SIGSTOP that we kept from it */
 	u64 caps;	   /* a shell's: what it may set */
+	pid_t cloned;	   /* the last one that a call made, as we see it */
 };
 
 /* ---- ghost_maps.c ---- */
@@ -209,4 +210,10 @@ void ghost_forget(struct ghost *g); /* only free it */
 struct ghost_thread *ghost_thread_add(struct ghost *g, pid_t tid);
 int ghost_thread_stopped(struct ghost_thread *t); /* read what it will go on with */
 int ghost_seize(pid_t tid);
+
+/* ---- ghost_hold.c ---- */
+
+/* A child that holds its memory: ghost_kill() ends it.  It must have a scratch. */
+int ghost_hold(struct ghost *g, struct ghost **ret, struct krg_err *err);
+void ghost_unhold(struct ghost *g, struct ghost *keeper);
 #endif

@@ -1,10 +1,9 @@
-/* ghost_save.c - a stopped process as records, and its pages. */
+/* ghost_save.c - a stopped process as records. */
 #include "ghost_impl.h"
 #include <elf.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -12,8 +11,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
-#define GHOST_SPARSE_MAX (256ull << 30) /* bytes of an area that is looked through page by page */
-#define STATUS_MAX	 65536		/* bytes of /proc/PID/status: it lists all groups */
+#define STATUS_MAX 65536 /* bytes of /proc/PID/status: it lists all groups */
 
 /* What the process says of itself, with its own calls. */
 struct answers {
@@ -501,160 +499,6 @@ int ghost_save(struct ghost *g, struct krg_buf *out, struct krg_err *err)
 		if (r == 0 && e < 0)
 			r = krg_err_set(err, e, "pid %d: take the memory for its calls away",
 					g->shown);
-	}
-	return r;
-}
-
-/* ---- pages ---- */
-
-#define PM_PRESENT (1ull << 63)
-#define PM_SWAP	   (1ull << 62)
-#define PM_FILE	   (1ull << 61) /* of a file, or shared */
-
-static bool is_zero(const u8 *p)
-{
-	return p[0] == 0 && memcmp(p, p + 1, GHOST_PAGE - 1) == 0;
-}
-
-/* The pages of [from, to) are the process's own: read them, and give out runs without zero pages.  In an
- * area of a file, a zero page is a change too. */
-static int give_run(struct ghost *g, u64 from, u64 to, bool file, u8 *page, ghost_page_fn *fn,
-		    void *ctx, struct krg_err *err)
-{
-	while (from < to) {
-		size_t n = KRG_MIN(to - from, (u64)GHOST_RUN_MAX), begin = 0;
-		ssize_t got = pread(g->mem, page, n, (off_t)from);
-
-		if (got != (ssize_t)n)
-			return krg_err_set(err, got < 0 ? -errno : -EFAULT,
-					   "pid %d: read its memory at %llx", g->shown,
-					   (unsigned long long)from);
-		for (size_t i = 0; i <= n; i += GHOST_PAGE) {
-			int r = 0;
-
-			if (i < n && (file || !is_zero(page + i)))
-				continue;
-			if (i > begin)
-				r = fn(ctx, from + begin, page + begin, i - begin, err);
-			if (r != 0)
-				return r;
-			begin = i + GHOST_PAGE;
-		}
-		from += n;
-	}
-	return 0;
-}
-
-/* PAGEMAP_SCAN (Linux 6.7, include/uapi/linux/fs.h): what is in use, at the cost of that only. */
-#define PAGE_IS_FILE	(1u << 2)
-#define PAGE_IS_PRESENT (1u << 3)
-#define PAGE_IS_SWAPPED (1u << 4)
-#define PAGE_IS_PFNZERO (1u << 5)
-struct page_region {
-	u64 start, end, categories;
-};
-struct pm_scan_arg {
-	u64 size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted,
-		category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-
-/* -ENOTTY: this kernel has not got it. */
-static int area_scan(struct ghost *g, int pagemap, const struct ghost_area *a, u8 *page,
-		     ghost_page_fn *fn, void *ctx, struct krg_err *err)
-{
-	struct page_region region[256];
-	struct pm_scan_arg arg = {.size = sizeof(arg),
-				  .start = a->start,
-				  .end = a->end,
-				  .vec = (u64)(uintptr_t)region,
-				  .vec_len = KRG_NELEM(region),
-				  .category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-				  .category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-				  .category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-				  .return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
-
-	while (arg.start < a->end) {
-		int n = ioctl(pagemap, PAGEMAP_SCAN, &arg);
-
-		if (n < 0)
-			return errno == ENOTTY || errno == EINVAL
-				       ? -ENOTTY
-				       : krg_err_set(err, -errno, "pid %d: look for its pages",
-						     g->shown);
-		for (int i = 0; i < n; i++) {
-			int r = give_run(g, region[i].start, region[i].end, a->kind == GHOST_FILE,
-					 page, fn, ctx, err);
-
-			if (r != 0)
-				return r;
-		}
-		if (arg.walk_end <= arg.start)
-			break;
-		arg.start = arg.walk_end;
-	}
-	return 0;
-}
-
-static int area_pages(struct ghost *g, int pagemap, const struct ghost_area *a, u8 *page,
-		      ghost_page_fn *fn, void *ctx, struct krg_err *err)
-{
-	u64 entry[4096], run = 0;
-	bool file = a->kind == GHOST_FILE;
-
-	for (u64 at = a->start; at < a->end;) {
-		u64 n = KRG_MIN((a->end - at) / GHOST_PAGE, (u64)KRG_NELEM(entry));
-		ssize_t got = pread(pagemap, entry, n * 8, (off_t)(at / GHOST_PAGE * 8));
-
-		if (got <= 0)
-			return krg_err_set(err, got < 0 ? -errno : -EFAULT, "read /proc/%d/pagemap",
-					   g->pid);
-		n = (u64)got / 8;
-		for (u64 i = 0; i < n; i++, at += GHOST_PAGE) {
-			bool own = (entry[i] & (PM_PRESENT | PM_SWAP)) != 0 &&
-				   (entry[i] & PM_FILE) == 0;
-			int r = 0;
-
-			if (own && run == 0)
-				run = at;
-			if (!own && run != 0) {
-				r = give_run(g, run, at, file, page, fn, ctx, err);
-				run = 0;
-			}
-			if (r != 0)
-				return r;
-		}
-	}
-	return run != 0 ? give_run(g, run, a->end, file, page, fn, ctx, err) : 0;
-}
-
-int ghost_pages(struct ghost *g, ghost_page_fn *fn, void *ctx, struct krg_err *err)
-{
-	GHOST_AUTO_MAPS struct ghost_maps maps = {0};
-	KRG_AUTO_FD int pagemap = -EBADF;
-	KRG_AUTO_FREE u8 *page = krg_xrealloc(NULL, GHOST_RUN_MAX);
-	char path[64];
-	int r = ghost_maps_read(g->pid, g->shown, false, &maps, err);
-
-	if (r < 0)
-		return r;
-	(void)snprintf(path, sizeof(path), "/proc/%d/pagemap", g->pid);
-	pagemap = open(path, O_RDONLY | O_CLOEXEC);
-	if (pagemap < 0)
-		return krg_err_set(err, -errno, "open %s", path);
-	for (unsigned i = 0; r == 0 && i < maps.n; i++) {
-		const struct ghost_area *a = &maps.area[i];
-
-		if (a->kind != GHOST_ANON && a->kind != GHOST_FILE)
-			continue;
-		r = area_scan(g, pagemap, a, page, fn, ctx, err);
-		if (r == -ENOTTY && a->end - a->start > GHOST_SPARSE_MAX)
-			r = krg_err_set(err, -EOPNOTSUPP,
-					"pid %d has an area of %llu GiB, too much to look through "
-					"with this kernel",
-					g->shown, (unsigned long long)(a->end - a->start) >> 30);
-		else if (r == -ENOTTY)
-			r = area_pages(g, pagemap, a, page, fn, ctx, err);
 	}
 	return r;
 }

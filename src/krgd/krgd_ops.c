@@ -166,11 +166,28 @@ static int op_kill(void *ctx, struct door_req *req, json_t *answer, struct krg_e
 			req->peer->uid, err);
 }
 
+static int migrate_how(const json_t *how, enum epm_migrate_how *ret)
+{
+	static const char *const name[] = {"post", "post-sync", "stop-copy"};
+	const char *s = json_string_value(how);
+
+	*ret = EPM_MIGRATE_POST;
+	if (how == NULL)
+		return 0;
+	for (unsigned i = 0; s != NULL && i < KRG_NELEM(name); i++)
+		if (strcmp(s, name[i]) == 0) {
+			*ret = (enum epm_migrate_how)i;
+			return 0;
+		}
+	return -EINVAL;
+}
+
 static int op_migrate(void *ctx, struct door_req *req, json_t *answer, struct krg_err *err)
 {
 	const json_t *pid = json_object_get(req->body, "pid");
 	const json_t *to = json_object_get(req->body, "to");
 	struct krgd *k = ctx;
+	enum epm_migrate_how how;
 	u64 stood_ns = 0;
 	int r;
 
@@ -180,8 +197,10 @@ static int op_migrate(void *ctx, struct door_req *req, json_t *answer, struct kr
 	if (!json_is_integer(to) || json_integer_value(to) < 0 ||
 	    json_integer_value(to) >= KRG_NODES_MAX)
 		return krg_err_set(err, -EINVAL, "migrate: to which node");
+	if (migrate_how(json_object_get(req->body, "how"), &how) < 0)
+		return krg_err_set(err, -EINVAL, "migrate: how");
 	r = epm_migrate(k->epm, (pid_t)json_integer_value(pid), (nodeid)json_integer_value(to),
-			req->peer->uid, &stood_ns, err);
+			req->peer->uid, how, &stood_ns, err);
 	(void)json_object_set_new(answer, "stood_us", json_integer((json_int_t)(stood_ns / 1000)));
 	return r;
 }

@@ -17,5 +17,7 @@ int main(int argc, char **argv)
 		threads_victim();
 	if (strcmp(argv[1], "signals") == 0)
 		signals_victim();
+	if (strcmp(argv[1], "changes") == 0)
+		changes_victim();
 	return 2;
 }

@@ -3,6 +3,7 @@
  * In a pid namespace of its own, so that what is built has the same numbers; needs root for it.
  */
 #include "ghost.h"
+#include "ghost_lazy.h"
 #include "ghost_victims.h"
 #include "tap.h"
 #include <linux/sched.h>
@@ -51,8 +52,109 @@ static pid_t fork_as(pid_t pid)
 	return (pid_t)syscall(SYS_clone3, &a, sizeof(a));
 }
 
+/* ---- pages that come when they are missed ---- */
+
+struct later {
+	struct pages pages;
+	struct ghost_lazy *lazy;
+	pthread_t thread;
+	unsigned fds_open, fds_ever;
+};
+
+static void later_put(const struct later *l, u64 from, u64 npages)
+{
+	for (u64 addr = from; addr < from + npages * PAGE; addr += PAGE) {
+		const struct page *p = NULL;
+
+		for (unsigned i = 0; i < l->pages.n && p == NULL; i++)
+			if (addr >= l->pages.page[i].addr &&
+			    addr < l->pages.page[i].addr + l->pages.page[i].n)
+				p = &l->pages.page[i];
+		if (p == NULL)
+			(void)ghost_lazy_zero(l->lazy, addr, 1);
+		else
+			(void)ghost_lazy_put(l->lazy, addr, (u8 *)p->data + (addr - p->addr), 1);
+	}
+}
+
+static void later_want(void *ctx, u64 addr, unsigned npages)
+{
+	later_put(ctx, addr, npages < 4 ? npages : 4);
+}
+
+static void later_opened(void *ctx, unsigned id, int uffd)
+{
+	struct later *l = ctx;
+
+	(void)id;
+	(void)uffd;
+	l->fds_open++;
+	l->fds_ever++;
+}
+
+static void later_closed(void *ctx, unsigned id)
+{
+	struct later *l = ctx;
+
+	(void)id;
+	l->fds_open--;
+}
+
+static void later_stuck(void *ctx, pid_t tid, u64 addr)
+{
+	(void)ctx;
+	(void)tid;
+	(void)addr;
+}
+
+static const struct ghost_lazy_ops later_ops = {later_want, later_opened, later_closed,
+						later_stuck};
+
+/* Some pages are pushed between those that are missed; at last all are there. */
+static void *later_main(void *ctx)
+{
+	struct later *l = ctx;
+	struct pollfd p = {.fd = ghost_lazy_fd(l->lazy), .events = POLLIN};
+	unsigned pushed = 0;
+
+	for (unsigned i = 0; i < l->pages.n; i++) {
+		for (size_t at = 0; at < l->pages.page[i].n; at += 2 * PAGE, pushed++) {
+			for (unsigned k = 0; k < 4 && poll(&p, 1, pushed % 100 == 0) == 1; k++)
+				ghost_lazy_serve(l->lazy);
+			later_put(l, l->pages.page[i].addr + at,
+				  KRG_MIN(l->pages.page[i].n - at, (size_t)2 * PAGE) / PAGE);
+		}
+	}
+	ghost_lazy_free(l->lazy);
+	for (unsigned i = 0; i < l->pages.n; i++)
+		free(l->pages.page[i].data);
+	free(l->pages.page);
+	return NULL;
+}
+
+static int later_begin(struct later *l, struct ghost *g, const struct ghost_image *image,
+		       struct krg_err *err)
+{
+	int r = ghost_lazy_new(g, image, &later_ops, l, &l->lazy, err);
+
+	for (unsigned i = 0; r == 0 && i < l->pages.n; i++) {
+		const struct page *p = &l->pages.page[i];
+
+		if (!ghost_image_is_later(image, p->addr))
+			r = ghost_page_put(g, p->addr, p->data, p->n);
+		else
+			ghost_lazy_listed(l->lazy, p->addr, p->n / PAGE);
+	}
+	ghost_lazy_list_end(l->lazy);
+	if (r == 0)
+		r = ghost_lazy_arm(l->lazy, err);
+	if (r == 0 && pthread_create(&l->thread, NULL, later_main, l) != 0)
+		r = -EAGAIN;
+	return r;
+}
+
 /* Take it apart, end it, build it anew; how far it came. */
-static const char *move(pid_t pid, struct krg_err *err)
+static const char *move(pid_t pid, struct later *later, struct krg_err *err)
 {
 	KRG_AUTO_BUF struct krg_buf state = {0};
 	struct pages pages = {0};
@@ -88,6 +190,12 @@ static const char *move(pid_t pid, struct krg_err *err)
 	if (r < 0)
 		return at;
 	at = "pages";
+	if (later != NULL) {
+		later->pages = pages;
+		r = later_begin(later, g, image, err);
+		pages.n = 0;
+		pages.page = NULL;
+	}
 	for (unsigned i = 0; i < pages.n; i++) {
 		if (r == 0)
 			r = ghost_page_put(g, pages.page[i].addr, pages.page[i].data,
@@ -178,10 +286,11 @@ static bool look_at(pid_t pid, struct krg_err *err)
 	return right;
 }
 
-static void moved(const char *name, void (*run)(void), unsigned times)
+static void moved(const char *name, void (*run)(void), unsigned times, bool lazily)
 {
 	struct victim v = start(run);
 	const char *failed = NULL;
+	struct later later = {0};
 	struct krg_err err = {0};
 	unsigned i;
 
@@ -191,11 +300,17 @@ static void moved(const char *name, void (*run)(void), unsigned times)
 			failed = look_at(v.pid, &err) ? NULL : "look";
 		pause_ms(i % 3);
 		if (failed == NULL)
-			failed = move(v.pid, &err);
+			failed = move(v.pid, lazily ? &later : NULL, &err);
 		pause_ms(i % 7);
+		if (lazily && failed == NULL)
+			(void)pthread_join(later.thread, NULL);
 	}
-	tap_ok(failed == NULL, "%s: moved %u times%s%s: %s", name, i,
-	       failed != NULL ? ", the last failed: " : "", failed != NULL ? failed : "", err.text);
+	if (lazily)
+		tap_ok(later.fds_open == 0 && later.fds_ever >= i, "%s: nothing of it stays open",
+		       name);
+	tap_ok(failed == NULL, "%s: moved %u times%s%s%s: %s", name, i,
+	       lazily ? ", its pages after it" : "", failed != NULL ? ", the last failed: " : "",
+	       failed != NULL ? failed : "", err.text);
 	end(&v, name);
 }
 
@@ -240,10 +355,10 @@ static void becomes(const char *name, void (*run)(void))
 		r = ghost_image_read(krg_buf_slice(&state), &image, &err);
 	/* what cannot be executed: nothing has happened */
 	if (r == 0)
-		tap_eq(ghost_become(g, image, v.to, "GHOST_TEST", &channel, &err), -EACCES,
+		tap_eq(ghost_become(g, image, v.to, "GHOST_TEST", &channel, NULL, &err), -EACCES,
 		       "%s: a pipe is no program", name);
 	if (r == 0)
-		r = ghost_become(g, image, self, "GHOST_TEST", &channel, &err);
+		r = ghost_become(g, image, self, "GHOST_TEST", &channel, NULL, &err);
 	tap_ok(r == 0, "%s: becomes another program: %s", name, err.text);
 	if (r == 0) {
 		tap_eq(read(channel, who, sizeof(who)), sizeof(who), "%s: which speaks", name);
@@ -274,9 +389,10 @@ static void becomes_nothing(const char *name, void (*run)(void))
 
 		if (ghost_stop(v.pid, v.pid, 5000, &g, &err) < 0)
 			break;
-		right += ghost_save(g, &state, &err) == 0 &&
-			 ghost_image_read(krg_buf_slice(&state), &image, &err) == 0 &&
-			 ghost_become(g, image, v.to, "GHOST_TEST", &channel, &err) == -EACCES;
+		right +=
+			ghost_save(g, &state, &err) == 0 &&
+			ghost_image_read(krg_buf_slice(&state), &image, &err) == 0 &&
+			ghost_become(g, image, v.to, "GHOST_TEST", &channel, NULL, &err) == -EACCES;
 		ghost_image_free(image);
 		ghost_let_go(g);
 		pause_ms(i % 5);
@@ -296,9 +412,14 @@ static int all(void)
 	looked_at("memory", memory_victim, 40);
 	looked_at("threads", threads_victim, 40);
 	looked_at("signals", signals_victim, 40);
-	moved("memory", memory_victim, 20);
-	moved("threads", threads_victim, 40);
-	moved("signals", signals_victim, 40);
+	moved("memory", memory_victim, 20, false);
+	moved("threads", threads_victim, 40, false);
+	moved("signals", signals_victim, 40, false);
+	moved("changes", changes_alone_victim, 10, false);
+	moved("memory", memory_victim, 20, true);
+	moved("threads", threads_victim, 40, true);
+	moved("signals", signals_victim, 40, true);
+	moved("changes", changes_alone_victim, 20, true);
 	return tap_done();
 }
 

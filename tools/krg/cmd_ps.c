@@ -235,20 +235,27 @@ int cmd_kill(const struct cmd *cmd, int argc, char **argv)
 
 int cmd_migrate(const struct cmd *cmd, int argc, char **argv)
 {
+	static const struct option longs[] = {{"sync", no_argument, NULL, 's'},
+					      {"stop-copy", no_argument, NULL, 'c'},
+					      {NULL, 0, NULL, 0}};
 	struct cmd_common common = {.node = -1};
+	const char *how = "post";
 	json_t *answer = NULL;
 	long pid, to;
-	int r = cmd_getopt_none(cmd, &common, argc, argv);
+	int opt, r;
 
-	if (r != CMD_OK)
-		return r < 0 ? CMD_OK : r;
+	while ((opt = cmd_getopt(cmd, &common, argc, argv, "", longs)) == 's' || opt == 'c')
+		how = opt == 's' ? "post-sync" : "stop-copy";
+	if (opt != -1)
+		return opt == CMD_OPT_HELP ? CMD_OK : CMD_USAGE;
 	if (optind + 2 != argc || !cmd_number(argv[optind], 1, INT32_MAX, &pid))
 		return cmd_usage(cmd, "which process, to which node?");
 	if (!cmd_number(argv[optind + 1], 0, KRG_NODES_MAX - 1, &to))
 		return cmd_usage(cmd, "'%s' is no node's number (krg node ls lists them)",
 				 argv[optind + 1]);
 	r = conn_ask(&common,
-		     json_pack("{s:s, s:i, s:i}", "op", "migrate", "pid", (int)pid, "to", (int)to),
+		     json_pack("{s:s, s:i, s:i, s:s}", "op", "migrate", "pid", (int)pid, "to",
+			       (int)to, "how", how),
 		     &answer);
 	if (r != CMD_OK)
 		return r;

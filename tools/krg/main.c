@@ -52,8 +52,11 @@ const struct cmd cmd_table[] = {
 	 "      --tree           children below their parents\n", cmd_ps},
 	{"kill", "[-s SIG | -SIG] PID…", "Send a signal to processes anywhere",
 	 "  -s SIG               name or number (default TERM)\n", cmd_kill},
-	{"migrate", "PID NODE", "Move a process that runs to another node",
-	 "The process goes on there with all its threads; what does not move yet is named.\n",
+	{"migrate", "[--sync | --stop-copy] PID NODE", "Move a process that runs to another node",
+	 "The process goes on there with all its threads; what does not move yet is named.\n"
+	 "      --sync           wait until all its memory is there, and the old node is not "
+	 "needed\n"
+	 "      --stop-copy      its memory goes before it, while it stands still\n",
 	 cmd_migrate},
 	{"caps", "[-p PID] [±CAP…]", "Show or change the Kerrighed capabilities of a process",
 	 "  -p PID               of that process (default: who calls this)\n"
