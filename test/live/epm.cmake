@@ -1,6 +1,6 @@
 # Programs that check themselves under krg run; epm.sh runs them in a lab.
 if(TARGET krg_krgd)
-	foreach(name identity fail wait signal pids storm pty standin kin threads victim)
+	foreach(name identity fail wait signal pids storm pty standin kin threads victim lazy)
 		krg_resolve(source epm_${name}.c)
 		add_executable(live_epm_${name} ${source})
 		target_compile_options(live_epm_${name} PRIVATE "SHELL:-iquote ${CMAKE_SOURCE_DIR}/test"
@@ -35,6 +35,8 @@ krg_script_test(NAME live_bad_input PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/li
 	LABELS live TIMEOUT 300)
 krg_script_test(NAME live_epm_migrate PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_migrate.sh
 	LABELS live TIMEOUT 300)
+krg_script_test(NAME live_epm_lazy PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_lazy.sh
+	LABELS live TIMEOUT 240)
 # Ten minutes of it: make check-long.
 krg_script_test(NAME long_epm_storm PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_storm_long.sh
 	LABELS long TIMEOUT 1200)
