@@ -20,13 +20,13 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#define OPEN_MS	   3000
-#define BATCH	   64u	  /* pages of a message */
-#define AHEAD_MAX  256u	  /* pages that one question asks for */
-#define RUNS_MAX   4096u  /* of a LIST */
-#define LOST_MS	   500	  /* how often it is looked whether anybody is left to lose anything */
-#define PAUSE_NS   20000
-#define PAGE	   ((u64)GHOST_PAGE)
+#define OPEN_MS	  3000
+#define BATCH	  64u	/* pages of a message */
+#define AHEAD_MAX 256u	/* pages that one question asks for */
+#define RUNS_MAX  4096u /* of a LIST */
+#define LOST_MS	  500	/* how often it is looked whether anybody is left to lose anything */
+#define PAUSE_NS  20000
+#define PAGE	  ((u64)GHOST_PAGE)
 
 enum frame_type {
 	PAGES_READY = 0x6b726701, /* to the source: both connections are there */
@@ -121,7 +121,7 @@ struct pages_out {
 	u64 exec_id;
 	int urgent, bulk;
 	struct ghost_memory *memory;
-	i32 keeper; /* (o) pages_lock: the world's number of what holds it, 0: not yet */
+	i32 keeper;	       /* (o) pages_lock: the world's number of what holds it, 0: not yet */
 	struct krg_mutex lock; /* class leaf: what has been sent, and the order on urgent */
 	struct page_set sent;  /* (o) */
 	bool pushed;	       /* (o) ALL has been said on urgent */
@@ -144,11 +144,11 @@ struct pages_in {
 	nodeid from;
 	u64 exec_id;
 	i32 pid;
-	int urgent, bulk;  /* (o) pages_lock until both are there, then (c) */
-	int wake;	   /* eventfd: the memory is there, or it is to end */
-	u32 keep_id;	   /* (c) of its first userfaultfd with the keeper */
+	int urgent, bulk; /* (o) pages_lock until both are there, then (c) */
+	int wake;	  /* eventfd: the memory is there, or it is to end */
+	u32 keep_id;	  /* (c) of its first userfaultfd with the keeper */
 	_Atomic(struct ghost_lazy *) lazy;
-	int pidfd; /* (c) once lazy is there: of the process */
+	int pidfd;		    /* (c) once lazy is there: of the process */
 	struct krg_mutex send_lock; /* class leaf: questions on urgent */
 	atomic_uint all;	    /* (a) how many of the connections have said ALL */
 	atomic_bool dropped;	    /* it is given up before it runs */
@@ -255,8 +255,8 @@ static int answer_locked(struct pages_out *o, const struct frame *f, u8 *buf)
 	page_set_add(&o->sent, f->addr, 1);
 	r = send_pages(o, o->urgent, f->addr, 1, buf);
 	while (r == 0 && left > 0 && ghost_memory_has(o->memory, at)) {
-		for (n = 1; n < KRG_MIN(left, (u64)BATCH) &&
-			    ghost_memory_has(o->memory, at + n * PAGE);)
+		for (n = 1;
+		     n < KRG_MIN(left, (u64)BATCH) && ghost_memory_has(o->memory, at + n * PAGE);)
 			n++;
 		take_unsent(o, at, n, &skip, &n);
 		if (n > 0)
@@ -586,7 +586,8 @@ static void stuck(void *ctx, pid_t tid, u64 addr)
 		return;
 	(void)snprintf(name, sizeof(name), "%d", (int)strtol(at + 6, NULL, 10));
 	dir = openat(in->e->world_proc, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	LOG_W("epm", "pid %s misses memory that is lost with node %u: it is killed", name, in->from);
+	LOG_W("epm", "pid %s misses memory that is lost with node %u: it is killed", name,
+	      in->from);
 	(void)syscall(SYS_pidfd_send_signal, dir, SIGKILL, NULL, 0);
 }
 

@@ -55,7 +55,8 @@ int ghost_hold(struct ghost *g, struct ghost **ret, struct krg_err *err)
 	g->cloned = 0;
 	ghost_list_init(&l, g);
 	c = ghost_list_add(&l, SYS_clone, CLONE_VM | CLONE_FILES, 0, 0, 0, 0, 0);
-	if (ptrace(PTRACE_SETOPTIONS, g->thread[0].tid, 0, (long)(OPTIONS | PTRACE_O_TRACECLONE)) < 0)
+	if (ptrace(PTRACE_SETOPTIONS, g->thread[0].tid, 0, (long)(OPTIONS | PTRACE_O_TRACECLONE)) <
+	    0)
 		return fail(g, NULL, -errno, err);
 	r = ghost_list_run(g, &g->thread[0], &l, &failed);
 	(void)ptrace(PTRACE_SETOPTIONS, g->thread[0].tid, 0, (long)OPTIONS);

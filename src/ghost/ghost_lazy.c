@@ -21,13 +21,13 @@
 #define FEATURES                                                                                   \
 	(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |          \
 	 UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_THREAD_ID)
-#define AHEAD_MIN  8u
-#define AHEAD_MAX  128u
-#define COPY_MAX   32u /* pages under one hold of the lock */
-#define SMALL	   512u /* pages that are rather marked than cut out */
-#define EVENTS	   16
-#define NOWHERE	   (0x7ffffffff000ull - GHOST_PAGE) /* nothing is mapped above the stack's gap */
-#define PAUSE_NS   20000
+#define AHEAD_MIN 8u
+#define AHEAD_MAX 128u
+#define COPY_MAX  32u  /* pages under one hold of the lock */
+#define SMALL	  512u /* pages that are rather marked than cut out */
+#define EVENTS	  16
+#define NOWHERE	  (0x7ffffffff000ull - GHOST_PAGE) /* nothing is mapped above the stack's gap */
+#define PAUSE_NS  20000
 
 struct piece {
 	u64 at, src, npages;
@@ -54,13 +54,13 @@ struct ghost_lazy {
 	void *ctx;
 	struct krg_mutex lock; /* class pages */
 	int epoll;
-	struct mm **mm;	     /* (o) */
-	unsigned nmm, ids;   /* (o) */
+	struct mm **mm;		       /* (o) */
+	unsigned nmm, ids;	       /* (o) */
 	struct page_set listed, asked; /* (o) by src */
-	bool list_end, lost; /* (o) */
-	bool blind;	     /* (c) it is not known what has come */
-	unsigned putting;    /* (o) who goes through the table */
-	struct want *want;   /* (o) to be told when the lock is free */
+	bool list_end, lost;	       /* (o) */
+	bool blind;		       /* (c) it is not known what has come */
+	unsigned putting;	       /* (o) who goes through the table */
+	struct want *want;	       /* (o) to be told when the lock is free */
 	unsigned nwant, want_room;
 	struct ghost_lazy_stat stat; /* (o) */
 };
@@ -168,8 +168,7 @@ static u64 place_of(const struct mm *m, u64 src, u64 npages, u64 *ret_n)
 
 	/* most have not moved */
 	if (i < m->n && m->piece[i].at <= src && m->piece[i].src == m->piece[i].at) {
-		*ret_n = KRG_MIN(npages,
-				 m->piece[i].npages - (src - m->piece[i].at) / GHOST_PAGE);
+		*ret_n = KRG_MIN(npages, m->piece[i].npages - (src - m->piece[i].at) / GHOST_PAGE);
 		return src;
 	}
 	for (i = 0; i < m->n; i++) {
@@ -432,8 +431,7 @@ void ghost_lazy_serve(struct ghost_lazy *l)
 /* n pages of src stand at at, and none of them is done.  How many have been seen to; -EAGAIN: look again. */
 static i64 copy(struct mm *m, u64 at, u64 src, const u8 *p, u64 n)
 {
-	struct uffdio_copy c = {
-		.dst = at, .src = (u64)(uintptr_t)p, .len = n * GHOST_PAGE};
+	struct uffdio_copy c = {.dst = at, .src = (u64)(uintptr_t)p, .len = n * GHOST_PAGE};
 
 	if (ioctl(m->fd, UFFDIO_COPY, &c) == 0)
 		c.copy = (i64)c.len;

@@ -261,8 +261,8 @@ int ghost_pages_first(struct ghost *g, const struct ghost_image *im, ghost_page_
 	hot_list(im, &hot);
 	qsort(hot.page, hot.n, sizeof(*hot.page), by_address);
 	for (unsigned i = 0; r == 0 && i < hot.n; i++)
-		if ((i == 0 || hot.page[i] != hot.page[i - 1]) && ghost_image_is_later(im, hot.page[i]) &&
-		    is_own(pagemap, hot.page[i]))
+		if ((i == 0 || hot.page[i] != hot.page[i - 1]) &&
+		    ghost_image_is_later(im, hot.page[i]) && is_own(pagemap, hot.page[i]))
 			r = give_run(&give, hot.page[i], hot.page[i] + GHOST_PAGE, false, err);
 	free(hot.page);
 	return r;

@@ -41,7 +41,8 @@ static struct page_chunk *find_or_make(struct page_set *s, u64 key)
 	if (c != NULL && c->key == key)
 		return c;
 	if (2 * (s->used + 1) > s->room) {
-		struct page_set bigger = {.room = KRG_MAX(2 * s->room, (size_t)16), .used = s->used};
+		struct page_set bigger = {.room = KRG_MAX(2 * s->room, (size_t)16),
+					  .used = s->used};
 
 		bigger.slot = krg_xalloc(bigger.room * sizeof(*bigger.slot));
 		for (size_t i = 0; i < s->room; i++)
@@ -65,8 +66,7 @@ bool page_set_has(const struct page_set *s, u64 addr)
 {
 	const struct page_chunk *c = find(s, KEY(addr));
 
-	return c != NULL && c->key != 0 &&
-	       (c->bits[INDEX(addr) / 64] >> INDEX(addr) % 64 & 1) != 0;
+	return c != NULL && c->key != 0 && (c->bits[INDEX(addr) / 64] >> INDEX(addr) % 64 & 1) != 0;
 }
 
 /* The words that hold the pages, one after another. */

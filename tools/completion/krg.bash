@@ -215,7 +215,7 @@ _krg() {
 		if [[ $prev =~ ^[0-9]+$ ]]; then
 			_krg_words "$(_krg_nodes)"
 		else
-			_krg_words "$_krg_common $(_krg_pids)"
+			_krg_words "--sync --stop-copy $_krg_common $(_krg_pids)"
 		fi
 		;;
 	caps)
