@@ -1095,8 +1095,6 @@ void pages_in_early(struct pages_in *in, u64 addr, u64 npages);
 int pages_in_arm(struct pages_in *in, struct krg_err *err);
 /* It runs, or never will. */
 void pages_in_end(struct pages_in *in, bool runs);
-/* [net] Until that process, which runs here, has all its pages. */
-void pages_wait(struct epm *e, i32 pid);
 /* What the keeper had of another krgd's.  Takes the descriptor. */
 void pages_adopt(struct epm *e, int uffd);
 void pages_on_node_down(struct epm *e, nodeid node);

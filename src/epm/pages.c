@@ -732,7 +732,6 @@ static void in_forget(struct pages_in *in)
 			break;
 		}
 	}
-	krg_cond_broadcast(&in->e->pages_cond);
 	leaf_unlock(&in->e->pages_lock);
 	if (found)
 		in_put(in);
@@ -891,21 +890,6 @@ void pages_in_end(struct pages_in *in, bool runs)
 	in_put(in);
 }
 
-/* Until no pages of that process are to come: it may move on. */
-void pages_wait(struct epm *e, i32 pid)
-{
-	KRG_GUARD(leaf, &e->pages_lock);
-	for (;;) {
-		struct pages_in *in = e->pages_in;
-
-		while (in != NULL && in->pid != pid)
-			in = in->next;
-		if (in == NULL || atomic_load(&e->stopping))
-			return;
-		krg_cond_wait(&e->pages_cond, &e->pages_lock);
-	}
-}
-
 /* ---- the whole ---- */
 
 /* What another krgd served: nobody knows any more what had come.  Its body has been ended; who else shares or
@@ -984,8 +968,6 @@ void pages_init(struct epm *e)
 void pages_stop(struct epm *e)
 {
 	shut_all(e, KRG_NODE_NONE);
-	KRG_GUARD(leaf, &e->pages_lock);
-	krg_cond_broadcast(&e->pages_cond);
 }
 
 /* Calls of theirs have ended with comm. */

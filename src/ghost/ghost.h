@@ -40,8 +40,8 @@ struct ghost_image;
 int ghost_stop(pid_t pid, pid_t shown, unsigned timeout_ms, struct ghost **ret,
 	       struct krg_err *err);
 
-pid_t ghost_pid(const struct ghost *g);	  /* as this process sees it */
-pid_t ghost_shown(const struct ghost *g); /* as it sees itself */
+/* Its number, as it sees itself. */
+pid_t ghost_shown(const struct ghost *g);
 /* Its threads, the first one first: *ret is the caller's to free. */
 unsigned ghost_threads(const struct ghost *g, pid_t **ret);
 

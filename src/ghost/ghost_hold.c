@@ -120,8 +120,3 @@ pid_t ghost_shown(const struct ghost *g)
 {
 	return g->shown;
 }
-
-pid_t ghost_pid(const struct ghost *g)
-{
-	return g->pid;
-}
