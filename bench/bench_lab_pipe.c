@@ -7,12 +7,7 @@
  * of one round.
  */
 #include "bench_lab_util.h"
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <ifaddrs.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -151,54 +146,6 @@ static int ours(void)
 
 /* ---- TCP ---- */
 
-static int sock_listen(u16 *ret_port)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET};
-	socklen_t len = sizeof(a);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 4) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&a, &len) < 0)
-		bench_die("listen: %s", strerror(errno));
-	*ret_port = ntohs(a.sin_port);
-	return fd;
-}
-
-static int no_delay(int fd)
-{
-	int one = 1;
-
-	if (fd < 0)
-		bench_die("socket: %s", strerror(errno));
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	return fd;
-}
-
-static int sock_connect(const struct sockaddr_in *a)
-{
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0 || connect(fd, (const struct sockaddr *)a, sizeof(*a)) < 0)
-		bench_die("connect: %s", strerror(errno));
-	return no_delay(fd);
-}
-
-/* This node's address in the lab. */
-static u32 own_addr(void)
-{
-	struct ifaddrs *all, *i;
-	u32 addr = 0;
-
-	if (getifaddrs(&all) < 0)
-		bench_die("getifaddrs: %s", strerror(errno));
-	for (i = all; i != NULL; i = i->ifa_next)
-		if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET &&
-		    (i->ifa_flags & IFF_LOOPBACK) == 0)
-			addr = ((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr.s_addr;
-	freeifaddrs(all);
-	return addr;
-}
-
 /* The bare relay: nothing but this.  (splice(2) from a socket holds the pipe's lock while it waits,
  * so that nobody could read what is in the pipe: it waits with poll(2).) */
 static void relay(int from, int to)
@@ -224,15 +171,15 @@ static void relay(int from, int to)
 /* On node 1: says where it listens, takes two connections, becomes the far end. */
 static int far_tcp(bool relayed)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = own_addr()};
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = bench_own_addr()};
 	int there[2], back[2], s[2];
 	u16 port;
-	int l = sock_listen(&port);
+	int l = bench_tcp_listen(&port);
 
 	a.sin_port = htons(port);
 	bench_answer(&a, sizeof(a));
-	s[0] = no_delay(accept4(l, NULL, NULL, SOCK_CLOEXEC));
-	s[1] = no_delay(accept4(l, NULL, NULL, SOCK_CLOEXEC));
+	s[0] = bench_tcp_no_delay(accept4(l, NULL, NULL, SOCK_CLOEXEC));
+	s[1] = bench_tcp_no_delay(accept4(l, NULL, NULL, SOCK_CLOEXEC));
 	if (!relayed) {
 		there[0] = s[0];
 		back[1] = s[1];
@@ -256,8 +203,8 @@ static int near_tcp(bool relayed)
 
 	if (!bench_asked(&a, sizeof(a)))
 		return 1;
-	s[0] = sock_connect(&a);
-	s[1] = sock_connect(&a);
+	s[0] = bench_tcp_connect(&a);
+	s[1] = bench_tcp_connect(&a);
 	if (!relayed)
 		return near_end(s[0], s[1]);
 	pipes_make(there, back);

@@ -2,9 +2,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -444,4 +448,53 @@ int bench_main(void (*body)(void))
 		(void)raise(interrupted);
 	}
 	return pid > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+/* ---- TCP ---- */
+
+int bench_tcp_listen(u16 *ret_port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET};
+	socklen_t len = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 4) < 0 ||
+	    getsockname(fd, (struct sockaddr *)&a, &len) < 0)
+		bench_die("listen: %s", strerror(errno));
+	*ret_port = ntohs(a.sin_port);
+	return fd;
+}
+
+int bench_tcp_no_delay(int fd)
+{
+	int one = 1;
+
+	if (fd < 0)
+		bench_die("socket: %s", strerror(errno));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return fd;
+}
+
+int bench_tcp_connect(const struct sockaddr_in *a)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || connect(fd, (const struct sockaddr *)a, sizeof(*a)) < 0)
+		bench_die("connect: %s", strerror(errno));
+	return bench_tcp_no_delay(fd);
+}
+
+u32 bench_own_addr(void)
+{
+	struct ifaddrs *all, *i;
+	u32 addr = 0;
+
+	if (getifaddrs(&all) < 0)
+		bench_die("getifaddrs: %s", strerror(errno));
+	for (i = all; i != NULL; i = i->ifa_next)
+		if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET &&
+		    (i->ifa_flags & IFF_LOOPBACK) == 0)
+			addr = ((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr.s_addr;
+	freeifaddrs(all);
+	return addr;
 }

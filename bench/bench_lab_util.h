@@ -18,6 +18,7 @@
 #ifndef BENCH_LAB_UTIL_H
 #define BENCH_LAB_UTIL_H
 #include "clock.h"
+#include <netinet/in.h>
 #include <sys/types.h>
 
 #define BENCH_SKIPPED 77
@@ -67,4 +68,10 @@ unsigned bench_pids(char letter, unsigned node, const char *comm, pid_t *ret, un
 pid_t bench_krgd(char letter, unsigned node);
 u64 bench_rollup_kb(pid_t pid, const char *field); /* "Pss:", "Rss:" of smaps_rollup */
 u64 bench_cpu_ns(pid_t pid);			   /* of all its threads */
+
+/* ---- TCP, without Kerrighed ---- */
+int bench_tcp_listen(u16 *ret_port);
+int bench_tcp_connect(const struct sockaddr_in *a);
+int bench_tcp_no_delay(int fd); /* fd, or the end */
+u32 bench_own_addr(void);	/* this node's address in its lab, network order */
 #endif
