@@ -20,13 +20,14 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#define OPEN_MS	  3000
-#define BATCH	  64u	/* pages of a message */
-#define AHEAD_MAX 256u	/* pages that one question asks for */
-#define RUNS_MAX  4096u /* of a LIST */
-#define LOST_MS	  500	/* how often it is looked whether anybody is left to lose anything */
-#define PAUSE_NS  20000
-#define PAGE	  ((u64)GHOST_PAGE)
+#define OPEN_MS	   3000
+#define BATCH	   64u		/* pages of a message */
+#define AHEAD_MAX  256u		/* pages that one question asks for */
+#define RUNS_MAX   4096u	/* of a LIST */
+#define LISTED_MAX (1ull << 28) /* pages of a process: 1 TiB */
+#define LOST_MS	   500 /* how often it is looked whether anybody is left to lose anything */
+#define PAUSE_NS   20000
+#define PAGE	   ((u64)GHOST_PAGE)
 
 enum frame_type {
 	PAGES_READY = 0x6b726701, /* to the source: both connections are there */
@@ -149,6 +150,7 @@ struct pages_in {
 	u32 keep_id;	  /* (c) of its first userfaultfd with the keeper */
 	_Atomic(struct ghost_lazy *) lazy;
 	int pidfd;		    /* (c) once lazy is there: of the process */
+	u64 listed;		    /* pages, by who reads bulk */
 	struct krg_mutex send_lock; /* class leaf: questions on urgent */
 	atomic_uint all;	    /* (a) how many of the connections have said ALL */
 	atomic_bool dropped;	    /* it is given up before it runs */
@@ -593,14 +595,15 @@ static void stuck(void *ctx, pid_t tid, u64 addr)
 
 static const struct ghost_lazy_ops lazy_ops = {want, opened, closed, stuck};
 
-static int runs_listed(struct ghost_lazy *l, int fd, u32 n)
+static int runs_listed(struct pages_in *in, struct ghost_lazy *l, int fd, u32 n)
 {
 	KRG_AUTO_FREE struct ghost_run *run = krg_xrealloc(NULL, (n + 1) * sizeof(*run));
 	int r = krg_read_all(fd, run, n * sizeof(*run));
 
 	for (u32 i = 0; r == 0 && i < n; i++) {
-		if (run[i].addr % PAGE != 0 || run[i].npages > 1ull << 35)
+		if (run[i].addr % PAGE != 0 || run[i].npages > LISTED_MAX - in->listed)
 			return -EBADMSG;
+		in->listed += run[i].npages;
 		ghost_lazy_listed(l, run[i].addr, run[i].npages);
 	}
 	return r;
@@ -618,7 +621,7 @@ static int take(struct pages_in *in, struct ghost_lazy *l, int fd, u8 *buf)
 		return -EIO;
 	switch (f.type) {
 	case PAGES_LIST:
-		return runs_listed(l, fd, f.n);
+		return fd == in->bulk ? runs_listed(in, l, fd, f.n) : -EBADMSG;
 	case PAGES_LISTED:
 		ghost_lazy_list_end(l);
 		return 0;
@@ -630,7 +633,6 @@ static int take(struct pages_in *in, struct ghost_lazy *l, int fd, u8 *buf)
 	case PAGES_ALL:
 		return 1;
 	default:
-		(void)in;
 		return -EBADMSG;
 	}
 }

@@ -237,7 +237,7 @@ static void wake(const struct mm *m, u64 at)
 static void drain(struct ghost_lazy *l);
 
 /* The process changes its memory: its event is to be read, and it must have run on. */
-static void let_change(struct ghost_lazy *l)
+static void TSA(requires_capability(lc_pages)) let_change(struct ghost_lazy *l)
 {
 	struct timespec pause = {.tv_nsec = PAUSE_NS};
 
@@ -396,7 +396,7 @@ static void drain(struct ghost_lazy *l)
 }
 
 /* What was found with the lock held is told without it. */
-static void tell(struct ghost_lazy *l) TSA(no_thread_safety_analysis)
+static void TSA(release_capability(lc_pages)) tell(struct ghost_lazy *l)
 {
 	struct want *w = l->want;
 	unsigned n = l->nwant;
@@ -453,7 +453,8 @@ static i64 copy(struct mm *m, u64 at, u64 src, const u8 *p, u64 n)
 }
 
 /* p NULL: zero pages, which are put only where they are missed. */
-static int put_mm(struct ghost_lazy *l, struct mm *m, u64 src, const u8 *p, u64 npages)
+static int TSA(requires_capability(lc_pages))
+	put_mm(struct ghost_lazy *l, struct mm *m, u64 src, const u8 *p, u64 npages)
 {
 	while (npages > 0 && !m->gone) {
 		bool done;

@@ -259,7 +259,8 @@ int ghost_pages_first(struct ghost *g, const struct ghost_image *im, ghost_page_
 	int r = pagemap < 0 ? pagemap : pages(g, false, fn, ctx, err);
 
 	hot_list(im, &hot);
-	qsort(hot.page, hot.n, sizeof(*hot.page), by_address);
+	if (hot.n > 0)
+		qsort(hot.page, hot.n, sizeof(*hot.page), by_address);
 	for (unsigned i = 0; r == 0 && i < hot.n; i++)
 		if ((i == 0 || hot.page[i] != hot.page[i - 1]) &&
 		    ghost_image_is_later(im, hot.page[i]) && is_own(pagemap, hot.page[i]))

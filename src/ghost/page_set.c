@@ -52,6 +52,7 @@ static struct page_chunk *find_or_make(struct page_set *s, u64 key)
 		*s = bigger;
 		c = find(s, key);
 	}
+	ASSERT(c != NULL);
 	s->used++;
 	c->key = key;
 	return c;
