@@ -291,7 +291,7 @@ int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 	}
 	if (g->stop_seen)
 		(void)kill(g->pid, SIGSTOP);
-	(void)ptrace(PTRACE_DETACH, g->thread[0].tid, 0, 0);
+	ghost_detach(g->thread[0].tid);
 	ghost_forget(g);
 	*ret_channel = TAKE_FD(ours);
 	if (ret_keeper != NULL)

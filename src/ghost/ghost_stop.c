@@ -252,6 +252,21 @@ static void stop_late(struct ghost_thread *t)
 	}
 }
 
+/* One that was killed meanwhile is a zombie that its parent does not see before its tracer has. */
+void ghost_detach(pid_t tid)
+{
+	int status;
+
+	while (ptrace(PTRACE_DETACH, tid, 0, 0) < 0) {
+		pid_t r = waitpid(tid, &status, __WALL);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r != tid || !WIFSTOPPED(status))
+			return;
+	}
+}
+
 void ghost_let_go(struct ghost *g)
 {
 	if (g == NULL)
@@ -274,13 +289,14 @@ void ghost_let_go(struct ghost *g)
 	/* what came meanwhile; before they run, so that none of them runs on */
 	if (g->stop_seen)
 		(void)kill(g->pid, SIGSTOP);
-	for (unsigned i = 0; i < g->nthreads; i++)
+	/* the first one last: its end comes after that of all others */
+	for (unsigned i = g->nthreads; i-- > 0;)
 		if (g->thread[i].tid != 0 && g->thread[i].stopped)
-			(void)ptrace(PTRACE_DETACH, g->thread[i].tid, 0, 0);
-	for (unsigned i = 0; i < g->nthreads; i++)
+			ghost_detach(g->thread[i].tid);
+	for (unsigned i = g->nthreads; i-- > 0;)
 		if (g->thread[i].tid != 0 && !g->thread[i].stopped) {
 			stop_late(&g->thread[i]);
-			(void)ptrace(PTRACE_DETACH, g->thread[i].tid, 0, 0);
+			ghost_detach(g->thread[i].tid);
 		}
 	ghost_forget(g);
 }

@@ -12,20 +12,6 @@ migrate() { # migrate PID NODE
 	timeout 60 "$KRG" --lab "$lab" migrate "$1" "$2" >"$work/moved" 2>"$work/err"
 }
 
-node_of() { # node_of PID
-	"$KRG" --lab "$lab" ps "$1" | awk -v pid="$1" '$1 == pid { print $4 }'
-}
-
-# What was made of it there ends a moment after its home has heard that it failed.
-stays_at() { # stays_at PID NODE
-	local i
-	for ((i = 0; i < 100; i++)); do
-		[ "$(node_of "$1")" = "$2" ] && break
-		perl -e 'select undef, undef, undef, 0.02'
-	done
-	node_of "$1"
-}
-
 wait_text() { # wait_text FILE
 	local i
 	for ((i = 0; i < 400; i++)); do

@@ -95,7 +95,7 @@ for page in "$top"/doc/man/*.[18]; do
 done
 ln -s "$KRG_BIN/krg" "$work/migrate"
 "$work/migrate" -q 2>"$work/err"
-is "$? $(grep -c 'usage: krg migrate PID NODE' "$work/err")" "2 1" "by the original's name: migrate"
+is "$? $(grep -c 'usage: krg migrate .*PID NODE' "$work/err")" "2 1" "by the original's name: migrate"
 for cmd in checkpoint restart; do
 	ln -s "$KRG_BIN/krg" "$work/$cmd"
 	"$work/$cmd" -q 1 2 2>"$work/err"
