@@ -149,7 +149,7 @@ done
 
 # ---- a daemon dies on the way ----
 lab=${lab}s
-FAULT=PAGES_ANSWER:20:kill FAULT_NODE=0 up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
+FAULT=PAGES_ANSWER:60:kill FAULT_NODE=0 up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
 ours=$(namespaces_of "$lab")
 begin orphan
 migrate "$pid" 1
@@ -164,7 +164,8 @@ is "$? $(cat "$work/at.survived" 2>/dev/null)" "0 " "nobody goes on with zeroes"
 nothing_left "$lab" "$ours" "nothing of the lab is left"
 
 lab=${lab}d
-FAULT=PAGES_TAKE:60:kill FAULT_NODE=1 up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
+# late enough for the program to have forked
+FAULT=PAGES_TAKE:400:kill FAULT_NODE=1 up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
 ours=$(namespaces_of "$lab")
 begin orphan
 migrate "$pid" 1
