@@ -27,6 +27,7 @@
 #define SMALL	  512u /* pages that are rather marked than cut out */
 #define EVENTS	  16
 #define NOWHERE	  (0x7ffffffff000ull - GHOST_PAGE) /* nothing is mapped above the stack's gap */
+#define LOWEST	  (1ull << 20) /* programs map nothing below (vm.mmap_min_addr is less) */
 #define PAUSE_NS  20000
 
 struct piece {
@@ -622,10 +623,13 @@ void ghost_lazy_free(struct ghost_lazy *l)
 
 struct ghost_lazy *ghost_lazy_adopt(int uffd, const struct ghost_lazy_ops *ops, void *ctx)
 {
+	struct uffdio_range all = {LOWEST, NOWHERE - LOWEST};
 	struct ghost_lazy *l = lazy_new(ops, ctx);
 
 	l->lost = l->blind = true;
 	(void)mm_add(l, uffd);
+	/* who asked the other one has been read, and asks again */
+	(void)ioctl(uffd, UFFDIO_WAKE, &all);
 	return l;
 }
 

@@ -234,7 +234,7 @@ static void test_leave_del_add(void)
 	tap_eq(hotplug_leave(in[1].h, 5000, &err), 0, "node 1 leaves: %s", err.text);
 	tap_eq(hotplug_leave(in[2].h, 5000, &err), 0, "node 2 leaves: %s", err.text);
 	tap_ok(AWAIT(&in[3], 10, count_up(&in[3]) == 1 && in[3].quorum), "the last one serves on");
-	tap_eq(hotplug_del(in[3].h, 3, 1000, &err), -EBUSY, "and stays: %s", err.text);
+	tap_eq(hotplug_del(in[3].h, 3, 10000, &err), -EBUSY, "and stays: %s", err.text);
 	tap_eq(hotplug_leave(in[3].h, 5000, &err), 0, "until it goes too");
 	end_all(4);
 }
