@@ -840,7 +840,8 @@ static void c_fifo(void)
 	fd = (int)OK(open("fifo", O_RDONLY | O_CLOEXEC)); /* both wait for each other */
 	EQ(read_up_to(fd, buf, sizeof(buf)), 10);
 	EXITS(pid, 0);
-	(void)close(fd); /* or the next writer would find a reader that goes, and its bytes with it */
+	/* before: or the next writer would find a reader that goes, and its bytes with it */
+	(void)close(fd);
 	pid = spawn("fifo_writes", "1", "again", NULL);
 	fd = (int)OK(open("fifo", O_RDONLY | O_CLOEXEC));
 	EQ(read_up_to(fd, buf, sizeof(buf)), 5);
