@@ -219,22 +219,6 @@ static int stop_wait(pid_t tid, int *ret_status)
 	return 0;
 }
 
-/* It is traced no more.  One that was killed meanwhile is a zombie that its parent does not see before its
- * tracer has. */
-void task_let_loose(pid_t tid)
-{
-	int status;
-
-	while (ptrace(PTRACE_DETACH, tid, 0, 0) < 0) {
-		pid_t r = waitpid(tid, &status, __WALL);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r != tid || !WIFSTOPPED(status))
-			return;
-	}
-}
-
 static int stop_interrupted(pid_t tid)
 {
 	for (int i = 0; i < STOPS_MAX; i++) {
@@ -358,7 +342,7 @@ void convert_let_go(struct epm *e, pid_t tid, const struct user_regs_struct *at_
 	(void)converting_add(e, &v);
 	(void)ptrace(PTRACE_SETREGS, tid, 0, &regs);
 	(void)ptrace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask);
-	task_let_loose(tid);
+	ghost_detach(tid);
 }
 
 static int send_off(struct epm *e, pid_t tid, const struct user_regs_struct *at_call, u64 mask,
@@ -420,7 +404,7 @@ static int see_off(pid_t tid)
 		if (got < 0 || !WIFSTOPPED(status))
 			return -ESRCH;
 		if (status >> 16 == PTRACE_EVENT_EXEC) {
-			task_let_loose(got);
+			ghost_detach(got);
 			return 0;
 		}
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80))
@@ -443,11 +427,11 @@ static int convert_stopped(struct epm *e, pid_t tid, struct task *deputy, int ve
 	if (ptrace(PTRACE_GETREGS, tid, 0, &regs) < 0 ||
 	    ptrace(PTRACE_GETSIGMASK, tid, sizeof(mask), &mask) < 0) {
 		r = -errno;
-		task_let_loose(tid);
+		ghost_detach(tid);
 		return krg_err_set(err, r, "read its registers");
 	}
 	if ((i64)regs.rax != -ERESTARTNOINTR) {
-		task_let_loose(tid);
+		ghost_detach(tid);
 		return krg_err_set(err, -EPROTO, "it is not in its execve");
 	}
 	r = path_end(tid, regs.orig_rax == SYS_execveat ? regs.rsi : regs.rdi, &empty);
@@ -469,13 +453,13 @@ static int convert_stopped(struct epm *e, pid_t tid, struct task *deputy, int ve
 		if (deputy->threaded)
 			r = see_off(tid);
 		else
-			task_let_loose(tid);
+			ghost_detach(tid);
 		(void)FAULT_POINT(EXEC_SENT_OFF);
 		if (r < 0)
 			convert_forget(e, tid);
 	}
 	if (r == -ESRCH)
-		task_let_loose(tid);
+		ghost_detach(tid);
 	else if (r < 0)
 		convert_let_go(e, tid, &regs, mask, vessel, securebits);
 	deputy->again = r < 0 && securebits != 0;
@@ -578,18 +562,18 @@ static int stop_and_answer(int listener, u64 id, pid_t tid, bool *ret_answered, 
 		return krg_err_set(err, -errno, "trace it");
 	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) < 0) {
 		r = -errno; /* it is gone */
-		task_let_loose(tid);
+		ghost_detach(tid);
 		return krg_err_set(err, r, "interrupt it");
 	}
 	*ret_answered = true;
 	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp) < 0) {
 		r = -errno; /* it was killed */
-		task_let_loose(tid);
+		ghost_detach(tid);
 		return krg_err_set(err, r, "answer its call");
 	}
 	r = stop_interrupted(tid);
 	if (r < 0)
-		task_let_loose(tid);
+		ghost_detach(tid);
 	return r < 0 ? krg_err_set(err, r, "stop it") : 0;
 }
 
@@ -609,7 +593,7 @@ void convert_again(int listener, const struct seccomp_notif *req)
 	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &req->id) < 0)
 		return;
 	if (stop_and_answer(listener, req->id, tid, &answered, &err) == 0)
-		task_let_loose(tid);
+		ghost_detach(tid);
 	if (answered)
 		return;
 	/* it is traced by another: what may go on does */

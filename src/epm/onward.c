@@ -341,7 +341,7 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 		return r;
 	r = stopped(&l, err);
 	if (r < 0) {
-		task_let_loose(l.tid);
+		ghost_detach(l.tid);
 		return r;
 	}
 	r = look(&l, err);

@@ -178,7 +178,7 @@ static void threads_add(struct epm *e, int n)
 }
 
 /* On a thread of its own that epm_stop() waits for. */
-static int thread_start(struct epm *e, void *(*main)(void *), void *ctx)
+int pages_thread(struct epm *e, void *(*main)(void *), void *ctx)
 {
 	pthread_attr_t attr;
 	pthread_t t;
@@ -192,11 +192,6 @@ static int thread_start(struct epm *e, void *(*main)(void *), void *ctx)
 	if (r != 0)
 		threads_add(e, -1);
 	return -r;
-}
-
-int pages_thread(struct epm *e, void *(*main)(void *), void *ctx)
-{
-	return thread_start(e, main, ctx);
 }
 
 void pages_thread_ends(struct epm *e)
@@ -818,11 +813,11 @@ static void connected(struct epm *e, nodeid from, u64 tag, int fd, bool bulk)
 	leaf_unlock(&e->pages_lock);
 	if (!both)
 		return;
-	if (thread_start(e, bulk_main, in) < 0) {
+	if (pages_thread(e, bulk_main, in) < 0) {
 		in_end(in);
 		in_put(in);
 	}
-	if (thread_start(e, urgent_main, in) < 0) {
+	if (pages_thread(e, urgent_main, in) < 0) {
 		in_end(in);
 		in_forget(in);
 		in_put(in);
@@ -917,7 +912,7 @@ void pages_adopt(struct epm *e, int uffd)
 	atomic_fetch_add(&in->refs, 1);
 	leaf_unlock(&e->pages_lock);
 	atomic_store(&in->lazy, ghost_lazy_adopt(uffd, &lazy_ops, in));
-	if (thread_start(e, adopted_main, in) < 0) {
+	if (pages_thread(e, adopted_main, in) < 0) {
 		in_forget(in);
 		in_put(in);
 	}

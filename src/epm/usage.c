@@ -391,7 +391,7 @@ static bool call_step(struct amend *a, bool *ret_ends)
 	if (!*ret_ends && (int)info.entry.nr == a->c.req.data.nr)
 		return true;
 	amend_lets_go(a);
-	task_let_loose(a->tid);
+	ghost_detach(a->tid);
 	return false;
 }
 

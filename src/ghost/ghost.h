@@ -82,6 +82,10 @@ int ghost_build(pid_t shell, const struct ghost_image *image, struct ghost **ret
 int ghost_page_put(struct ghost *g, u64 addr, const void *p, size_t n);
 int ghost_finish(struct ghost *g, const struct ghost_image *image, struct krg_err *err);
 
+/* Of any traced task: it is traced no more.  One that was killed meanwhile is a zombie that its parent does not see
+ * before its tracer has. */
+void ghost_detach(pid_t tid);
+
 /* It runs on, untraced.  Frees g. */
 void ghost_let_go(struct ghost *g);
 /* The stopped process executes `program` (an open file) in place of itself: with its arguments, the environment

@@ -210,7 +210,6 @@ void ghost_forget(struct ghost *g); /* only free it */
 struct ghost_thread *ghost_thread_add(struct ghost *g, pid_t tid);
 int ghost_thread_stopped(struct ghost_thread *t); /* read what it will go on with */
 int ghost_seize(pid_t tid);
-void ghost_detach(pid_t tid);
 
 /* ---- ghost_hold.c ---- */
 

@@ -252,7 +252,6 @@ static void stop_late(struct ghost_thread *t)
 	}
 }
 
-/* One that was killed meanwhile is a zombie that its parent does not see before its tracer has. */
 void ghost_detach(pid_t tid)
 {
 	int status;

@@ -143,17 +143,3 @@ self_checking() { # self_checking NODE NAME CMD…
 		show_logs
 	fi
 }
-
-node_of() { # node_of PID
-	"$KRG" --lab "$lab" ps "$1" | awk -v pid="$1" '$1 == pid { print $4 }'
-}
-
-# What was made of it there ends a moment after its home has heard that it failed.
-stays_at() { # stays_at PID NODE
-	local i
-	for ((i = 0; i < 100; i++)); do
-		[ "$(node_of "$1")" = "$2" ] && break
-		perl -e 'select undef, undef, undef, 0.02'
-	done
-	node_of "$1"
-}

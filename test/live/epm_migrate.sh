@@ -1,6 +1,7 @@
 #!/bin/bash
 # Processes that run are moved to another node, and check themselves; and what goes wrong on the way costs nothing.
 . "$(dirname "$0")/epm_lab.sh"
+. "$(dirname "$0")/migrate_lib.sh"
 
 # Placement off: nothing leaves but what is told to.
 sed -i 's/--policy elsewhere/--policy off/' "$work/krgd"
@@ -8,40 +9,8 @@ up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
 ok $? "a lab of 3 nodes"
 ours=$(namespaces_of "$lab")
 
-migrate() { # migrate PID NODE
-	timeout 60 "$KRG" --lab "$lab" migrate "$1" "$2" >"$work/moved" 2>"$work/err"
-}
-
-wait_text() { # wait_text FILE
-	local i
-	for ((i = 0; i < 400; i++)); do
-		[ -s "$1" ] && return 0
-		perl -e 'select undef, undef, undef, 0.02'
-	done
-	return 1
-}
-
-# A program that checks itself, at home on node 0: $pid; it is told to end by `told`.
-begin() { # begin NAME
-	rm -f "$work/pid" "$work/found" "$work/fifo"
-	mkfifo "$work/fifo"
-	: >"$work/found"
-	on 0 "$KRG_BIN/live_epm_victim" "$1" "$work/pid" <"$work/fifo" >"$work/found" 2>"$work/victim.err" &
-	run=$!
-	exec 8>"$work/fifo"
-	wait_text "$work/found"
-	pid=$(cat "$work/pid")
-}
-
-told() { # told NAME
-	echo >&8
-	exec 8>&-
-	wait $run
-	is "$? $(cat "$work/found")" "0 .right" "$1: it finds everything right"
-}
-
 for name in memory threads signals; do
-	begin $name
+	begin_victim $name
 	migrate "$pid" 1
 	ok $? "$name: moved ($(cat "$work/moved" "$work/err"))"
 	is "$(node_of "$pid")" 1 "$name: it is there"
@@ -73,7 +42,7 @@ EOT
 rm -f "$work/tid"
 on 0 python3 "$work/thread.py" "$work/tid" >"$work/got" 2>"$work/err.py" &
 run=$!
-wait_text "$work/tid"
+wait_file "$work/tid"
 read -r pid tid <"$work/tid"
 migrate "$pid" 1
 is "$? $(node_of "$pid")" "0 1" "a program with a thread that waits for a signal moves ($(cat "$work/moved" "$work/err"))"
@@ -83,7 +52,7 @@ wait $run
 is "$? $(cat "$work/got")" "0 $by" "tgkill of its thread, from a third node: from $by"
 
 # ---- what does not move is named, and goes on ----
-begin memory
+begin_victim memory
 timeout 10 "$KRG" --lab "$lab" kill -STOP "$pid"
 for ((i = 0; i < 100; i++)); do
 	[ "$("$KRG" --lab "$lab" ps "$pid" | awk -v pid="$pid" '$1 == pid { print $6 }')" = T ] && break
@@ -112,7 +81,7 @@ mkfifo "$work/fifo"
 on 0 python3 "$work/pair.py" "$work/pid" <"$work/fifo" >"$work/found" 2>&1 &
 run=$!
 exec 8>"$work/fifo"
-wait_text "$work/found"
+wait_file "$work/found"
 pid=$(cat "$work/pid")
 migrate "$pid" 1
 is "$? $(grep -c 'socket' "$work/err")" "1 1" "a socket is refused: $(cat "$work/err")"
@@ -127,7 +96,7 @@ EOT
 rm -f "$work/pid"
 on 0 bash "$work/pipeline.sh" "$work" </dev/null &
 run=$!
-wait_text "$work/pid"
+wait_file "$work/pid"
 perl -e 'select undef, undef, undef, 0.2'
 migrate "$(cat "$work/pid")" 2
 ok $? "the middle of a pipeline: $(cat "$work/moved" "$work/err")"
@@ -147,7 +116,7 @@ rm -f "$work/pid" "$work/never"
 mkfifo "$work/never"
 on 0 bash "$work/shell.sh" "$work" </dev/null >"$work/out" 2>&1 &
 run=$!
-wait_text "$work/pid"
+wait_file "$work/pid"
 perl -e 'select undef, undef, undef, 0.1'
 migrate "$(cat "$work/pid")" 1
 ok $? "a shell that waits for its children: $(cat "$work/moved" "$work/err")"
@@ -159,7 +128,7 @@ for i in 1 2 3 4 5 6 7 8; do
 	(
 		work=$work/at$i
 		mkdir "$work"
-		begin threads
+		begin_victim threads
 		timeout 60 "$KRG" --lab "$lab" migrate "$pid" 1 >/dev/null 2>"$work/err1" &
 		timeout 60 "$KRG" --lab "$lab" migrate "$pid" 2 >/dev/null 2>"$work/err2"
 		two=$?
@@ -190,7 +159,7 @@ for fault in GHOST_SAVE@0 EXEC_DESCRIBE@0 EXEC_EXPORT@0 EXEC_PREPARE_SEND@0 EXEC
 	lab=${lab}f
 	FAULT=${fault%@*} FAULT_NODE=${fault#*@} up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
 	ours=$(namespaces_of "$lab")
-	begin threads
+	begin_victim threads
 	migrate "$pid" 1
 	is "$? $(stays_at "$pid" 0)" "1 0" "$fault: it stays: $(head -1 "$work/err")"
 	if [[ $fault != *kill* ]]; then
