@@ -6,7 +6,7 @@
 # no package list is fetched.
 set -euo pipefail
 
-build=(gcc libc6-dev make cmake ninja-build pkg-config libssl-dev libfuse3-dev libjansson-dev
+build=(gcc libc6-dev make cmake ninja-build pkg-config libssl-dev libfuse3-dev libjansson-dev libbpf-dev
 	fuse3 iproute2 procps psmisc util-linux xz-utils findutils git)
 lint=(clang clang-19 clang-format clang-tidy libclang-rt-14-dev llvm python3)
 bench=(openssh-server openssh-client)

@@ -176,6 +176,7 @@ int epm_new(const struct epm_config *config, struct epm **ret, struct krg_err *e
 	e->clock_offset_ns = config->clock_offset_ns;
 	e->init_sock = e->world_proc = e->vessel_fd = e->deputy_epoll = e->deputy_wake = -EBADF;
 	e->keep_sock = e->keeper = e->log_fd = e->tell[0] = e->tell[1] = -EBADF;
+	e->again.map = e->again.link = -EBADF;
 	e->keep_ms = config->keep_ms;
 	/* answers to what another krgd asked are not ours */
 	e->ask_id = e->ask_answered = (u32)(krg_clock_now_ns() >> 10);
@@ -270,6 +271,8 @@ int epm_start(struct epm *e, struct krg_err *err)
 		r = tty_start(e, err);
 	if (r == 0)
 		r = usage_start(e);
+	if (r == 0)
+		gate_again_start(e);
 	if (r == 0 && !e->adopted) {
 		keep_world(e);
 		r = deputy_start(e, err);
@@ -293,6 +296,7 @@ void epm_stop(struct epm *e)
 	pages_stop(e);
 	world_stop(e);
 	gate_stop(e);
+	gate_again_stop(e);
 	signals_stop(e);
 	usage_stop(e);
 	tty_stop(e);

@@ -35,6 +35,9 @@ void epm_free(struct epm *e);
 void epm_node_up(struct epm *e, nodeid node, u64 view);
 void epm_node_down(struct epm *e, nodeid node, u64 view);
 
+/* Are calls that a signal interrupts before the gate has them made again (README.md, The gate)? */
+bool epm_makes_again(const struct epm *e);
+
 /* Kerrighed capabilities (bits as in the original; DISTANT_EXEC is new). */
 enum epm_cap {
 	EPM_CAP_CHANGE_KERRIGHED_CAP = 0,

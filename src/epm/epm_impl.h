@@ -187,6 +187,30 @@ struct tty_proxy {
 	u64 made;
 };
 
+/* ---- gate_again.c ---- */
+#define AGAIN_TOLD_MAX 64 /* beyond, calls fail with EINTR */
+struct perf_buffer;
+/* A call that would end so. */
+struct told {
+	u64 pid_tgid; /* bpf_get_current_pid_tgid() */
+	u64 nr, ip, sp;
+};
+struct again_cpu {
+	struct gate_again *again;
+	pthread_t thread;
+	int cpu;
+	unsigned index; /* of its ring */
+	unsigned ntold;
+	struct told told[AGAIN_TOLD_MAX]; /* whose tasks are to stop */
+};
+struct gate_again {
+	struct perf_buffer *rings; /* one for each processor */
+	struct again_cpu *cpu;
+	unsigned ncpu, running;
+	int map, link; /* BPF's */
+	_Atomic bool ends;
+};
+
 struct epm {
 	struct comm *comm;			 /* (c) */
 	struct stream *stream;			 /* (c) */
@@ -258,6 +282,7 @@ struct epm {
 	unsigned nsignals;			   /* (o) */
 	bool signals_busy;			   /* (o) the thread is at one of them */
 	bool signals_stop;			   /* (o) */
+	struct gate_again again;
 	pthread_t signals_thread;
 	bool signals_thread_runs; /* (c) after start */
 
@@ -533,6 +558,9 @@ struct gate_call {
 	i64 value;     /* else: the result */
 };
 int gate_start(struct epm *e, struct krg_err *err);
+/* Of calls that signals interrupt before the gate has them; where the kernel does not let us, the log says so. */
+void gate_again_start(struct epm *e);
+void gate_again_stop(struct epm *e);
 /* Calls that another krgd had received, and died: they are answered, or made again. */
 void gate_restart(struct epm *e);
 void gate_stop(struct epm *e);

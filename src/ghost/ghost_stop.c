@@ -14,7 +14,8 @@
 #include <time.h>
 
 /* Calls are made through it: should we die in one, nobody could put it back, and it ends. */
-#define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL)
+#define SEIZE_MS 20
+#define OPTIONS	 (PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL)
 
 struct ghost *ghost_new(pid_t pid, pid_t shown)
 {
@@ -74,6 +75,30 @@ int ghost_thread_stopped(struct ghost_thread *t)
 	return 0;
 }
 
+static bool traced_by_this(pid_t tid)
+{
+	char path[64], text[4096];
+	const char *at;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	at = krg_read_file(path, text, sizeof(text)) < 0 ? NULL : strstr(text, "\nTracerPid:");
+	return at != NULL && strtol(at + strlen("\nTracerPid:"), NULL, 10) == getpid();
+}
+
+/* Another thread of this process may trace it for a moment (a call is made again after a signal). */
+static int seize_patiently(pid_t tid)
+{
+	struct timespec pause = {.tv_nsec = 100000};
+	u64 deadline = krg_clock_now_ns() + SEIZE_MS * KRG_MSEC;
+	int r = ghost_seize(tid);
+
+	while (r == -EPERM && traced_by_this(tid) && krg_clock_now_ns() < deadline) {
+		(void)nanosleep(&pause, NULL);
+		r = ghost_seize(tid);
+	}
+	return r;
+}
+
 /* Seize whoever is not known yet; how many. */
 static int seize_new(struct ghost *g, struct krg_err *err)
 {
@@ -96,7 +121,7 @@ static int seize_new(struct ghost *g, struct krg_err *err)
 					g->shown, GHOST_THREADS_MAX);
 			break;
 		}
-		r = ghost_seize(tid);
+		r = seize_patiently(tid);
 		if (r == -ESRCH) { /* it has just ended */
 			r = 0;
 			continue;

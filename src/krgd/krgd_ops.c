@@ -15,11 +15,11 @@ static bool has_filter_flag(unsigned long flag)
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flag, NULL) < 0 && errno == EFAULT;
 }
 
-static json_t *features(void)
+static json_t *features(const struct krgd *k)
 {
 	u32 notify = SECCOMP_RET_USER_NOTIF;
 
-	return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b}", "seccomp_notify",
+	return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "seccomp_notify",
 			 syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &notify) == 0,
 			 "seccomp_wait_killable",
 			 has_filter_flag(SECCOMP_FILTER_FLAG_NEW_LISTENER |
@@ -28,7 +28,8 @@ static json_t *features(void)
 			 !(syscall(SYS_pidfd_getfd, -1, 0, 0) < 0 && errno == ENOSYS), "kcmp",
 			 syscall(SYS_kcmp, getpid(), getpid(), 0 /* KCMP_FILE */, 0UL, 0UL) >= 0,
 			 "time_namespace", access("/proc/self/ns/time", F_OK) == 0, "fuse",
-			 access("/dev/fuse", R_OK | W_OK) == 0);
+			 access("/dev/fuse", R_OK | W_OK) == 0, "bpf_signal_deliver",
+			 epm_makes_again(k->epm));
 }
 
 static int op_version(void *ctx, struct door_req *req, json_t *answer, struct krg_err *err)
@@ -44,7 +45,7 @@ static int op_version(void *ctx, struct door_req *req, json_t *answer, struct kr
 	(void)json_object_set_new(answer, "node", json_integer(k->config.node));
 	(void)json_object_set_new(answer, "cluster", json_string(k->config.cluster));
 	(void)json_object_set_new(answer, "kernel", json_string(un.release));
-	(void)json_object_set_new(answer, "features", features());
+	(void)json_object_set_new(answer, "features", features(k));
 	return 0;
 }
 

@@ -1061,6 +1061,60 @@ static void c_shell_trap(void)
 	EXITS(c.pid, 9);
 }
 
+/* ---- calls that no signal interrupts ---- */
+
+static volatile sig_atomic_t handled;
+
+static void count_up(int sig)
+{
+	(void)sig;
+	handled++;
+}
+
+static void execs_fail(void)
+{
+	char *none[] = {NULL};
+
+	FAILS(execve("/nonexistent/program", none, none), ENOENT);
+	FAILS(execve("/dev/null", none, none), EACCES);
+}
+
+static void asks(void)
+{
+	struct rusage ru;
+	struct stat st;
+
+	EQ(getppid() > 0, 1);
+	OK(fstat(0, &st));
+	OK(fcntl(1, F_GETFL));
+	CHECK(lseek(0, 0, SEEK_CUR) >= 0 || errno == ESPIPE, "lseek: %s", strerror(errno));
+	OK(kill(0, 0));
+	OK(setpgid(0, getpgrp()));
+	OK(getrusage(RUSAGE_CHILDREN, &ru));
+	FAILS(wait4(-1, NULL, WNOHANG, &ru), ECHILD);
+}
+
+/* In a handler without SA_RESTART, many times, wherever in the call. */
+static int r_uninterrupted(int argc, char **argv)
+{
+	struct sigaction sa = {.sa_handler = count_up};
+	struct itimerval every = {{0, 300}, {0, 300}};
+	void (*f)(void) = strcmp(argv[0], "exec") == 0 ? execs_fail : asks;
+
+	(void)argc;
+	OK(sigaction(SIGALRM, &sa, NULL));
+	OK(setitimer(ITIMER_REAL, &every, NULL));
+	while (handled < 300)
+		f();
+	OK(setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 0}}, NULL));
+	return 0;
+}
+
+static void c_uninterrupted(void)
+{
+	EXITS(spawn("uninterrupted", sub_arg, NULL), 0);
+}
+
 const struct sub subs[] = {{"each", c_each},
 			   {"kill_info", c_kill_info},
 			   {"tgkill_info", c_tgkill_info},
@@ -1089,6 +1143,7 @@ const struct sub subs[] = {{"each", c_each},
 			   {"thread_by_sibling", c_thread_by_sibling},
 			   {"eintr", c_eintr},
 			   {"restart", c_restart},
+			   {"uninterrupted", c_uninterrupted},
 			   {"alarm", c_alarm},
 			   {"timer", c_timer},
 			   {"thread", c_thread},
@@ -1114,6 +1169,7 @@ const struct role roles[] = {{"takes", r_takes},
 			     {"all", r_all},
 			     {"reads", r_reads},
 			     {"restarts", r_restarts},
+			     {"uninterrupted", r_uninterrupted},
 			     {"pending", r_pending},
 			     {"alarm", r_alarm},
 			     {"timer", r_timer},
