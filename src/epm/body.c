@@ -627,7 +627,9 @@ static struct task *arriving(struct epm *e, const struct comm_req *req, i32 pid,
 {
 	struct task *body = task_find(e, TASK_BODY, pid);
 
-	if (body != NULL && (body->peer != req->from || body->exec_id != exec_id)) {
+	if (body != NULL &&
+	    ((body->maker != KRG_NODE_NONE ? body->maker : body->peer) != req->from ||
+	     body->exec_id != exec_id)) {
 		task_put(body);
 		return NULL;
 	}

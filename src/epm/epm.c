@@ -221,6 +221,7 @@ static void ops_register(struct epm *e)
 	} table[] = {
 		{EPM_OP_PREPARE, 0, handle_prepare},
 		{EPM_OP_MIGRATE, 0, handle_migrate},
+		{EPM_OP_MIGRATE_ON, 0, handle_migrate_on},
 		{EPM_OP_PAGES, 0, handle_pages},
 		{EPM_OP_ARRIVED, 0, handle_arrived},
 		{EPM_OP_COMMIT, COMM_INLINE, handle_commit},

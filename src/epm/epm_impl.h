@@ -742,6 +742,20 @@ void timers_decode(struct task *t, struct krg_slice timers);
  * as it was. */
 int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const char *path,
 	   struct krg_err *err);
+struct onward {
+	nodeid to;
+	u64 new_id;			/* there */
+	const char *path;		/* what it executes; empty: nothing */
+	const struct task_timer *timer; /* EPM_TIMERS of them: what it shall have */
+};
+/* [net] Its home's word.  0: it is elsewhere now.  Negative: it is not, and never will be. */
+int onward_ask(struct epm *e, struct task *body, pid_t tid, const struct onward *o,
+	       struct krg_err *err);
+/* Then: it has been given all signals that had come for it; those that it will not take go after it (false: that node
+ * is gone); and it is no body of here any more, only to be ended. */
+void onward_heard(struct task *body);
+bool onward_signal(struct epm *e, const struct task *body, nodeid to, i32 tid, const siginfo_t *si);
+void onward_left(struct epm *e, struct task *body, const struct onward *o);
 void handle_onward(void *ctx, struct comm_req *req);
 void handle_give_up(void *ctx, struct comm_req *req);
 /* A task waits in a call that nobody will see to: it makes it again. */
@@ -833,6 +847,8 @@ void pages_in_early(struct pages_in *in, u64 addr, u64 npages);
 int pages_in_arm(struct pages_in *in, struct krg_err *err);
 /* It runs, or never will. */
 void pages_in_end(struct pages_in *in, bool runs);
+/* All pages of pid that are to come are there, by then. */
+bool pages_in_await(struct epm *e, i32 pid, u64 deadline_ns);
 /* What the keeper had of another krgd's.  Takes the descriptor. */
 void pages_adopt(struct epm *e, int uffd);
 void pages_on_node_down(struct epm *e, nodeid node);
@@ -849,6 +865,7 @@ void handle_prepare(void *ctx, struct comm_req *req);
 void handle_pages(void *ctx, struct comm_req *req);
 void handle_arrived(void *ctx, struct comm_req *req);
 void handle_migrate(void *ctx, struct comm_req *req);
+void handle_migrate_on(void *ctx, struct comm_req *req);
 void handle_commit(void *ctx, struct comm_req *req);
 void handle_abort(void *ctx, struct comm_req *req);
 void body_on_ended(struct epm *e, const struct init_ended *m);

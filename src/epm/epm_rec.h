@@ -22,8 +22,9 @@ enum epm_op {
 		COMM_OP(COMM_SVC_EPM, 43),	   /* call, to a session's home: a stand-in of it */
 	EPM_OP_ORPHAN = COMM_OP(COMM_SVC_EPM, 42), /* call, to the home: is its group orphaned? */
 	EPM_OP_CAPS = COMM_OP(COMM_SVC_EPM, 14),   /* call: Kerrighed capabilities of a process */
-	EPM_OP_MIGRATE = COMM_OP(COMM_SVC_EPM, 90), /* call, to the home: move a process */
-	EPM_OP_PAGES = COMM_OP(COMM_SVC_EPM, 91),   /* call: of a process on its way */
+	EPM_OP_MIGRATE = COMM_OP(COMM_SVC_EPM, 90),	/* call, to the home: move a process */
+	EPM_OP_MIGRATE_ON = COMM_OP(COMM_SVC_EPM, 100), /* call, to where a body runs: move it on */
+	EPM_OP_PAGES = COMM_OP(COMM_SVC_EPM, 91),	/* call: of a process on its way */
 	EPM_OP_ARRIVED = COMM_OP(COMM_SVC_EPM, 92), /* call: that was all; is it ready to run? */
 	EPM_OP_PAGES_URGENT = COMM_OP(COMM_SVC_EPM, 96), /* raw, to where it goes: pages.c */
 	EPM_OP_PAGES_BULK = COMM_OP(COMM_SVC_EPM, 97),	 /* the same */
@@ -110,7 +111,8 @@ KRG_RECORD(epm_timer, 0x451, REC_EPM_TIMER)
 	F(i32, code)                                                                               \
 	F(i32, from_pid)                                                                           \
 	F(u32, from_uid)                                                                           \
-	F(i64, value)
+	F(i64, value)                                                                              \
+	F(i32, tid) /* of that thread; 0: of the first, if SI_TKILL, else of the process */
 KRG_RECORD(epm_signal, 0x414, REC_EPM_SIGNAL)
 
 #define REC_EPM_ENDED(F)                                                                           \

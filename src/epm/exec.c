@@ -125,12 +125,14 @@ const char *exec_cannot_move(struct exec *x)
 		return "it has a seccomp filter of its own";
 	if (!epm_pid_is_ours(x->e, x->p.pid) && x->body == NULL)
 		return "it has moved here";
-	if (x->body != NULL && x->p.threads > 1)
+	if (x->body != NULL && x->p.threads > 1 && x->running == NULL)
 		return "it has moved here, and has threads";
 	if (x->body != NULL && x->to == x->body->peer)
 		return "it would go home";
-	if (x->body != NULL && (x->p.sig_pending != 0 || body_has_pipes(x->body)))
-		return "it has moved here, and has signals or pipes";
+	if (x->body != NULL && x->p.sig_pending != 0 && x->running == NULL)
+		return "it has moved here, and has pending signals";
+	if (x->body != NULL && body_has_pipes(x->body))
+		return "it has moved here, and has pipes";
 	if (!same_namespaces(x))
 		return "it has namespaces of its own";
 	if (is_pinned(x->tid))

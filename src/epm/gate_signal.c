@@ -243,7 +243,9 @@ void body_signal(struct epm *e, struct task *body, const struct rec_epm_signal *
 			       .from_pid = s->from_pid,
 			       .from_uid = s->from_uid,
 			       .tgid = body->pid,
-			       .tid = s->code == SI_TKILL ? body->pid : 0,
+			       .tid = s->tid != 0	    ? s->tid
+				      : s->code == SI_TKILL ? body->pid
+							    : 0,
 			       .value = s->value};
 	i32 pgid;
 

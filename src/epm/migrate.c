@@ -4,30 +4,14 @@
  * let what is here become its deputy; the deputy's HELLO is the word for it to run (as after an exec: deputy.c).
  * Whatever fails before that: what was made there ends, having run nothing, and the process goes on here, as it was.
  */
-#include "exec_impl.h"
+#include "migrate_impl.h"
 #include <linux/kcmp.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
-#define STOP_MS	    2000 /* how long a thread may take to stand still */
 #define ARRIVE_MS   60000
 #define MIGRATE_MS  300000 /* a call to the home: pages and all */
 #define BATCH_BYTES (1u << 20)
-
-/* One process on its way, by a thread of its own, which traces it, and afterwards what holds its memory. */
-struct move {
-	struct exec *x;
-	struct rec_epm_migrate m;
-	struct pages_out *later; /* its pages come later */
-	struct ghost *keeper;
-	struct krg_mutex lock; /* class leaf */
-	struct krg_cond cond;
-	bool said;	    /* (o) the result is there */
-	bool left;	    /* (o) one of the two has gone: the other frees this */
-	int result;	    /* (c) once said */
-	struct krg_err err; /* (c) likewise */
-	u64 stood_ns;	    /* (c) likewise */
-};
 
 /* Pages for one message. */
 struct batch {
@@ -60,7 +44,7 @@ static int batch_add(void *ctx, u64 addr, const void *p, size_t n, struct krg_er
 }
 
 /* Those that cannot come later, or all. */
-static int send_pages(struct move *m, const struct ghost_image *image, struct krg_err *err)
+int move_pages(struct move *m, const struct ghost_image *image, struct krg_err *err)
 {
 	struct exec *x = m->x;
 	struct batch s = {.x = x, .later = m->later};
@@ -73,7 +57,7 @@ static int send_pages(struct move *m, const struct ghost_image *image, struct kr
 	return r;
 }
 
-static int arrived(struct exec *x, struct krg_err *err)
+int move_arrived(struct exec *x, struct krg_err *err)
 {
 	COMM_AUTO_REPLY struct comm_reply reply = {0};
 	KRG_AUTO_BUF struct krg_buf b = {0};
@@ -84,7 +68,7 @@ static int arrived(struct exec *x, struct krg_err *err)
 }
 
 /* Each of its threads has descriptors, directory and the rest in common with the first. */
-static bool threads_share(const struct exec *x)
+bool move_threads_share(const struct exec *x)
 {
 	static const int what[] = {KCMP_FILES, KCMP_FS, KCMP_SIGHAND};
 	KRG_AUTO_FREE pid_t *tid = NULL;
@@ -101,7 +85,7 @@ static int look(struct exec *x, struct krg_err *err)
 {
 	const char *why = exec_cannot_move(x);
 
-	if (why == NULL && !threads_share(x))
+	if (why == NULL && !move_threads_share(x))
 		why = "its threads have descriptors or directories of their own";
 	if (why == NULL) {
 		x->nchildren = kin_pids(x->e, x->p.pid, &x->child);
@@ -122,10 +106,10 @@ static int send(struct move *m, struct task *deputy, const struct ghost_image *i
 		task_lock(&deputy->lock);
 		deputy->prepared = true;
 		task_unlock(&deputy->lock);
-		r = send_pages(m, image, err);
+		r = move_pages(m, image, err);
 	}
 	if (r == 0)
-		r = arrived(x, err);
+		r = move_arrived(x, err);
 	if (r == 0 && x->nchildren > 0 && !kin_is_same(x->e, deputy))
 		r = krg_err_set(err, -EAGAIN, "pid %d: its children change", x->p.pid);
 	if (r == 0 && FAULT_POINT(GHOST_ARRIVED))
@@ -163,14 +147,10 @@ static void await_running(struct task *deputy)
 	task_unlock(&deputy->lock);
 }
 
-/* It stands still. */
-static int move_stopped(struct move *m, struct krg_err *err)
+int move_describe(struct move *m, struct ghost_image **ret, struct krg_err *err)
 {
 	struct exec *x = m->x;
-	KRG_AUTO_FD int pidfd = (int)syscall(SYS_pidfd_open, x->tid, 0);
-	TASK_AUTO_PUT struct task *deputy = NULL;
-	struct ghost_image *image = NULL;
-	bool there = false;
+	KRG_AUTO_FD int pidfd = (int)syscall(SYS_pidfd_open, x->p.host_tgid, 0);
 	int r;
 
 	if (pidfd < 0)
@@ -179,13 +159,25 @@ static int move_stopped(struct move *m, struct krg_err *err)
 	if (r == 0)
 		r = ghost_save(x->running, &x->ghost, err);
 	if (r == 0)
-		r = ghost_image_read(krg_buf_slice(&x->ghost), &image, err);
+		r = ghost_image_read(krg_buf_slice(&x->ghost), ret, err);
 	if (r == 0 && FAULT_POINT(GHOST_SAVE))
 		r = krg_err_set(err, -EIO, "save it");
 	if (r == 0 && m->later != NULL)
 		r = pages_out_begin(m->later, x->running, err);
 	if (r == 0)
 		r = exec_fds_export(x->e, &x->p, pidfd, x->to, true, &x->fds, err);
+	return r;
+}
+
+/* It stands still. */
+static int move_stopped(struct move *m, struct krg_err *err)
+{
+	struct exec *x = m->x;
+	TASK_AUTO_PUT struct task *deputy = NULL;
+	struct ghost_image *image = NULL;
+	bool there = false;
+	int r = move_describe(m, &image, err);
+
 	if (r < 0) {
 		ghost_image_free(image);
 		return r;
@@ -213,7 +205,7 @@ static int move_stopped(struct move *m, struct krg_err *err)
 	return 0;
 }
 
-static int may_migrate(struct exec *x, u32 uid, struct krg_err *err)
+int move_is_allowed(struct exec *x, u32 uid, struct krg_err *err)
 {
 	struct epm_caps caps = caps_of(x->e, x->p.pid);
 
@@ -228,13 +220,6 @@ static int may_migrate(struct exec *x, u32 uid, struct krg_err *err)
 
 static int find(struct epm *e, i32 pid, struct exec *x, struct krg_err *err)
 {
-	TASK_AUTO_PUT struct task *deputy = task_find(e, TASK_DEPUTY, pid);
-
-	if (deputy != NULL)
-		return krg_err_set(
-			err, -EOPNOTSUPP,
-			"pid %d has left for node %u: to move on from there is not possible yet",
-			pid, deputy->peer);
 	if (session_owns_pid(e, pid) || kin_is_shadow(e, pid) ||
 	    proc_read_world(e, pid, &x->world) < 0)
 		return krg_err_set(err, -ESRCH, "pid %d", pid);
@@ -251,10 +236,10 @@ static int move(struct move *m, struct krg_err *err)
 	struct exec *x = m->x;
 	struct krg_err why = {0};
 	u64 begin;
-	int r = find(x->e, m->m.pid, x, err);
+	int r = m->on ? move_on_find(m, err) : find(x->e, m->m.pid, x, err);
 
 	if (r == 0)
-		r = may_migrate(x, m->m.uid, err);
+		r = move_is_allowed(x, m->m.uid, err);
 	if (r < 0 || x->to == x->e->self)
 		return r;
 	proc_info_fini(&x->p);
@@ -263,11 +248,11 @@ static int move(struct move *m, struct krg_err *err)
 	    pages_out_open(x->e, m->m.pid, x->to, x->exec_id, &m->later, &why) < 0)
 		LOG_D("epm", "pid %d: all its pages go before it: %s", m->m.pid, why.text);
 	begin = krg_clock_now_ns();
-	r = ghost_stop(x->tid, m->m.pid, STOP_MS, &x->running, err);
+	r = ghost_stop(x->tid, m->m.pid, MOVE_STOP_MS, &x->running, err);
 	if (r == 0)
-		r = look(x, err);
+		r = m->on ? move_on_look(x, err) : look(x, err);
 	if (r == 0)
-		r = move_stopped(m, err);
+		r = m->on ? move_on_stopped(m, err) : move_stopped(m, err);
 	m->stood_ns = krg_clock_now_ns() - begin;
 	if (r == -ESRCH && x->running != NULL) {
 		/* killed while it stood: nothing can be put back */
@@ -324,13 +309,14 @@ static void *move_main(void *ctx)
 	return NULL;
 }
 
-static int migrate(struct epm *e, const struct rec_epm_migrate *rec, u64 *ret_stood_ns,
-		   struct krg_err *err)
+static int run(struct epm *e, const struct rec_epm_migrate *rec, bool on, u64 *ret_stood_ns,
+	       struct krg_err *err)
 {
 	struct move *m = krg_xalloc(sizeof(*m));
 	int r;
 
 	m->m = *rec;
+	m->on = on;
 	m->x = krg_xalloc(sizeof(*m->x));
 	m->x->e = e;
 	m->x->to = (nodeid)rec->to;
@@ -356,15 +342,48 @@ static int migrate(struct epm *e, const struct rec_epm_migrate *rec, u64 *ret_st
 	return r;
 }
 
-int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate_how how,
-		u64 *ret_stood_ns, struct krg_err *err)
+/* [net] That node does it. */
+static int ask(struct epm *e, nodeid node, u32 op, const struct rec_epm_migrate *m,
+	       u64 *ret_stood_ns, struct krg_err *err)
 {
 	COMM_AUTO_REPLY struct comm_reply reply = {0};
 	KRG_AUTO_BUF struct krg_buf b = {0};
-	struct rec_epm_migrate m = {.pid = pid, .to = to, .uid = uid, .how = (u8)how};
 	struct rec_epm_migrated done;
 	struct krg_rd rd;
 	int r;
+
+	rec_epm_migrate_encode(m, &b);
+	r = comm_call(e->comm, node, op, &b, MIGRATE_MS, &reply, err);
+	if (r < 0)
+		return r;
+	rd = krg_rd_slice(reply.body);
+	if (rec_epm_migrated_decode(&rd, &done) < 0)
+		return krg_err_set(err, -EBADMSG, "the answer of node %u", node);
+	*ret_stood_ns = done.stood_ns;
+	return 0;
+}
+
+/* At its home: it moves from here, or from where it has moved to. */
+static int migrate(struct epm *e, const struct rec_epm_migrate *rec, u64 *ret_stood_ns,
+		   struct krg_err *err)
+{
+	TASK_AUTO_PUT struct task *deputy = task_find(e, TASK_DEPUTY, rec->pid);
+
+	if (deputy == NULL)
+		return run(e, rec, false, ret_stood_ns, err);
+	if (deputy->peer == rec->to)
+		return 0; /* or it is on its way there */
+	if (rec->to == e->self)
+		return krg_err_set(err, -EOPNOTSUPP,
+				   "pid %d has left for node %u: to come home is not possible yet",
+				   rec->pid, deputy->peer);
+	return ask(e, deputy->peer, EPM_OP_MIGRATE_ON, rec, ret_stood_ns, err);
+}
+
+int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate_how how,
+		u64 *ret_stood_ns, struct krg_err *err)
+{
+	struct rec_epm_migrate m = {.pid = pid, .to = to, .uid = uid, .how = (u8)how};
 
 	krg_assert_no_locks();
 	*ret_stood_ns = 0;
@@ -374,25 +393,29 @@ int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate
 		return krg_err_set(err, -ESRCH, "pid %d", pid);
 	if (epm_pid_is_ours(e, pid))
 		return migrate(e, &m, ret_stood_ns, err);
-	rec_epm_migrate_encode(&m, &b);
-	r = comm_call(e->comm, epm_pid_home(pid), EPM_OP_MIGRATE, &b, MIGRATE_MS, &reply, err);
-	if (r < 0)
-		return r;
-	rd = krg_rd_slice(reply.body);
-	if (rec_epm_migrated_decode(&rd, &done) < 0)
-		return krg_err_set(err, -EBADMSG, "the answer of node %u", epm_pid_home(pid));
-	*ret_stood_ns = done.stood_ns;
-	return 0;
+	return ask(e, epm_pid_home(pid), EPM_OP_MIGRATE, &m, ret_stood_ns, err);
+}
+
+static void answer(struct comm_req *req, int r, u64 stood_ns, const struct krg_err *err)
+{
+	KRG_AUTO_BUF struct krg_buf b = {0};
+	struct rec_epm_migrated done = {.stood_ns = stood_ns};
+
+	if (r < 0) {
+		comm_req_fail_err(req, err);
+		return;
+	}
+	rec_epm_migrated_encode(&done, &b);
+	comm_req_answer(req, &b);
 }
 
 void handle_migrate(void *ctx, struct comm_req *req)
 {
 	struct epm *e = ctx;
 	struct krg_rd rd = krg_rd_slice(req->body);
-	KRG_AUTO_BUF struct krg_buf b = {0};
 	struct rec_epm_migrate m;
-	struct rec_epm_migrated done = {0};
 	struct krg_err err = {0};
+	u64 stood_ns = 0;
 	int r;
 
 	if (rec_epm_migrate_decode(&rd, &m) < 0 || m.to >= KRG_NODES_MAX ||
@@ -400,11 +423,24 @@ void handle_migrate(void *ctx, struct comm_req *req)
 		comm_req_fail(req, -EBADMSG, "MIGRATE");
 		return;
 	}
-	r = migrate(e, &m, &done.stood_ns, &err);
-	if (r < 0) {
-		comm_req_fail_err(req, &err);
+	r = migrate(e, &m, &stood_ns, &err);
+	answer(req, r, stood_ns, &err);
+}
+
+void handle_migrate_on(void *ctx, struct comm_req *req)
+{
+	struct epm *e = ctx;
+	struct krg_rd rd = krg_rd_slice(req->body);
+	struct rec_epm_migrate m;
+	struct krg_err err = {0};
+	u64 stood_ns = 0;
+	int r;
+
+	if (rec_epm_migrate_decode(&rd, &m) < 0 || m.to >= KRG_NODES_MAX ||
+	    epm_pid_home(m.pid) != req->from) {
+		comm_req_fail(req, -EBADMSG, "MIGRATE_ON");
 		return;
 	}
-	rec_epm_migrated_encode(&done, &b);
-	comm_req_answer(req, &b);
+	r = run(e, &m, true, &stood_ns, &err);
+	answer(req, r, stood_ns, &err);
 }

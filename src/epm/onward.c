@@ -61,6 +61,8 @@ static int deputy_turn(struct epm *e, struct comm_req *req, const struct rec_epm
 	/* it went as its deputy was turned: then who hears of it may not have found it */
 	if (!comm_is_member(e->comm, m->to))
 		deputies_on_node_down(e, (nodeid)m->to);
+	if (path[0] == '\0')
+		return 0; /* the same program */
 	(void)snprintf(name.text, sizeof(name.text), "%s", slash != NULL ? slash + 1 : path);
 	(void)vessel_say(t, &name);
 	return 0;
@@ -124,7 +126,6 @@ struct leaving {
 	u64 mask;
 	u64 kept[8], kept_at; /* what was below its stack */
 	struct task_timer timer[EPM_TIMERS];
-	u64 used_us, utime_us;
 };
 
 static int call(struct leaving *l, u64 nr, u64 arg0, u64 arg1, u64 arg2, u64 arg3, i64 *ret)
@@ -191,17 +192,6 @@ static int look(struct leaving *l, struct krg_err *err)
 	return 0;
 }
 
-static void used_read(struct leaving *l)
-{
-	struct proc_info p = {0};
-	pid_t sid;
-
-	if (proc_read_stat(l->tid, &p, &sid) < 0)
-		return;
-	l->utime_us = p.utime_ticks * 10000;
-	l->used_us = l->utime_us + p.stime_ticks * 10000;
-}
-
 static int stopped(struct leaving *l, struct krg_err *err)
 {
 	u64 all = ~0ull;
@@ -218,53 +208,59 @@ static int stopped(struct leaving *l, struct krg_err *err)
 	return 0;
 }
 
-/* [net] 0: it is elsewhere now.  Negative: it is not, and never will be. */
-static int home_ask(struct leaving *l, nodeid to, u64 new_id, const char *path, struct krg_err *err)
+/* The home may go before its answer comes: what it said last, only the new body knows (GIVE_UP). */
+int onward_ask(struct epm *e, struct task *body, pid_t tid, const struct onward *o,
+	       struct krg_err *err)
 {
 	COMM_AUTO_REPLY struct comm_reply reply = {0}, word = {0};
 	KRG_AUTO_BUF struct krg_buf b = {0}, timers = {0}, w = {0};
-	struct rec_epm_which which = {.pid = l->body->pid, .exec_id = new_id};
-	struct rec_epm_onward m = {.pid = l->body->pid,
-				   .exec_id = l->body->exec_id,
-				   .new_id = new_id,
-				   .to = to,
-				   .used_us = l->used_us,
-				   .utime_us = l->utime_us,
-				   .path = krg_slice_str(path)};
+	struct rec_epm_which which = {.pid = body->pid, .exec_id = o->new_id};
+	struct rec_epm_onward m = {.pid = body->pid,
+				   .exec_id = body->exec_id,
+				   .new_id = o->new_id,
+				   .to = o->to,
+				   .path = krg_slice_str(o->path)};
+	struct proc_info p = {0};
 	struct krg_err ignored;
 	struct rec_epm_value v;
 	struct krg_rd rd;
+	pid_t sid;
 	int r;
 
-	timers_encode(l->timer, &timers);
+	if (proc_read_stat(tid, &p, &sid) == 0) {
+		m.utime_us = p.utime_ticks * 10000;
+		m.used_us = m.utime_us + p.stime_ticks * 10000;
+	}
+	timers_encode(o->timer, &timers);
 	m.timers = krg_buf_slice(&timers);
 	rec_epm_onward_encode(&m, &b);
 	if (FAULT_POINT(ONWARD_ASK))
 		return krg_err_set(err, -EIO, "ask its home");
 	/* no deadline: its home answers, or is gone */
-	r = comm_call(l->e->comm, l->body->peer, EPM_OP_ONWARD, &b, 0, &reply, err);
-	if (r == 0 || err->node == l->body->peer)
+	r = comm_call(e->comm, body->peer, EPM_OP_ONWARD, &b, 0, &reply, err);
+	if (r == 0 || err->node == body->peer)
 		return r;
 	/* what it said last, only the new body knows */
 	rec_epm_which_encode(&which, &w);
-	if (comm_call(l->e->comm, to, EPM_OP_GIVE_UP, &w, 0, &word, &ignored) < 0)
+	if (comm_call(e->comm, o->to, EPM_OP_GIVE_UP, &w, 0, &word, &ignored) < 0)
 		return 0;
 	rd = krg_rd_slice(word.body);
 	return rec_epm_value_decode(&rd, &v) == 0 && v.value == 0 ? r : 0;
 }
 
-static bool pending_send_one(struct leaving *l, nodeid to, const siginfo_t *si)
+bool onward_signal(struct epm *e, const struct task *body, nodeid to, i32 tid, const siginfo_t *si)
 {
 	KRG_AUTO_BUF struct krg_buf b = {0};
-	struct rec_epm_signal s = {.pid = l->body->pid,
+	struct rec_epm_signal s = {.pid = body->pid,
 				   .sig = si->si_signo,
 				   .code = si->si_code,
 				   .from_pid = si->si_pid,
 				   .from_uid = si->si_uid,
-				   .value = (i64)(uintptr_t)si->si_ptr};
+				   .value = (i64)(uintptr_t)si->si_ptr,
+				   .tid = tid};
 
 	rec_epm_signal_encode(&s, &b);
-	return comm_send(l->e->comm, to, EPM_OP_SIGNAL, &b) == 0;
+	return comm_send(e->comm, to, EPM_OP_SIGNAL, &b) == 0;
 }
 
 /* Signals that came while it stood still go after it. */
@@ -279,7 +275,7 @@ static void pending_send(struct leaving *l, nodeid to)
 
 		while ((n = ptrace(PTRACE_PEEKSIGINFO, l->tid, &args, si)) > 0) {
 			for (long i = 0; i < n; i++)
-				if (!pending_send_one(l, to, &si[i]))
+				if (!onward_signal(l->e, l->body, to, 0, &si[i]))
 					return; /* gone, and the body with it */
 			args.off += (u64)n;
 		}
@@ -287,37 +283,47 @@ static void pending_send(struct leaving *l, nodeid to)
 }
 
 /* The home's word may be lost with it. */
-static void commit(struct leaving *l, nodeid to, u64 new_id)
+static void commit(struct epm *e, const struct task *body, const struct onward *o)
 {
 	KRG_AUTO_BUF struct krg_buf b = {0}, timers = {0};
-	struct rec_epm_commit m = {.pid = l->body->pid, .exec_id = new_id};
+	struct rec_epm_commit m = {.pid = body->pid, .exec_id = o->new_id};
 
-	timers_encode(l->timer, &timers);
+	timers_encode(o->timer, &timers);
 	m.timers = krg_buf_slice(&timers);
 	rec_epm_commit_encode(&m, &b);
-	if (comm_send(l->e->comm, to, EPM_OP_COMMIT, &b) < 0)
-		LOG_D("epm", "body %d: node %u is gone", l->body->pid, to);
+	if (comm_send(e->comm, o->to, EPM_OP_COMMIT, &b) < 0)
+		LOG_D("epm", "body %d: node %u is gone", body->pid, o->to);
 }
 
-static void leave(struct leaving *l, nodeid to, u64 new_id)
+void onward_heard(struct task *body)
+{
+	task_lock(&body->lock);
+	signals_wait_locked(body);
+	task_unlock(&body->lock);
+}
+
+void onward_left(struct epm *e, struct task *body, const struct onward *o)
+{
+	commit(e, body, o);
+	TRACE(BODY_LEFT, body->exec_id, body->pid, o->to);
+	task_lock(&body->lock);
+	/* else it was killed, and that has been told */
+	if (body->state == TASK_RUNNING) {
+		body_left(e, body->pid, body->exec_id);
+		task_move_locked(body, TASK_ENDED);
+	}
+	task_unlock(&body->lock);
+	task_remove(e, body);
+	keep_drop(e, body->orphan ? KEEP_ORPHAN : KEEP_BODY, body->pid);
+}
+
+static void leave(struct leaving *l, const struct onward *o)
 {
 	int status;
 
-	task_lock(&l->body->lock);
-	signals_wait_locked(l->body);
-	task_unlock(&l->body->lock);
-	pending_send(l, to);
-	commit(l, to, new_id);
-	TRACE(BODY_LEFT, l->body->exec_id, l->body->pid, to);
-	task_lock(&l->body->lock);
-	/* else it was killed, and that has been told */
-	if (l->body->state == TASK_RUNNING) {
-		body_left(l->e, l->body->pid, l->body->exec_id);
-		task_move_locked(l->body, TASK_ENDED);
-	}
-	task_unlock(&l->body->lock);
-	task_remove(l->e, l->body);
-	keep_drop(l->e, l->body->orphan ? KEEP_ORPHAN : KEEP_BODY, l->body->pid);
+	onward_heard(l->body);
+	pending_send(l, o->to);
+	onward_left(l->e, l->body, o);
 	(void)syscall(SYS_pidfd_send_signal, l->body->pidfd, SIGKILL, NULL, 0);
 	for (;;) {
 		pid_t r = waitpid(l->tid, &status, __WALL);
@@ -334,6 +340,7 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 	   struct krg_err *err)
 {
 	struct leaving l = {.e = c->e, .tid = (pid_t)c->req.pid, .body = body};
+	struct onward o = {.to = to, .new_id = new_id, .path = path, .timer = l.timer};
 	bool taken = false;
 	int r = task_stop(c, l.tid, err);
 
@@ -345,7 +352,6 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 		return r;
 	}
 	r = look(&l, err);
-	used_read(&l);
 	if (r == 0) {
 		taken = true;
 		r = timers_take(&l);
@@ -353,9 +359,9 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 			(void)krg_err_set(err, r, "its interval timers");
 	}
 	if (r == 0)
-		r = home_ask(&l, to, new_id, path, err);
+		r = onward_ask(c->e, body, l.tid, &o, err);
 	if (r == 0) {
-		leave(&l, to, new_id);
+		leave(&l, &o);
 		return 0;
 	}
 	if (taken)

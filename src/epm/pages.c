@@ -846,12 +846,13 @@ int pages_in_begin(struct epm *e, struct task *body, nodeid from, struct ghost *
 		if (in->from == from && in->exec_id == body->exec_id && in->bulk >= 0 &&
 		    in->urgent >= 0)
 			break;
-	if (in != NULL)
+	if (in != NULL) {
 		atomic_fetch_add(&in->refs, 1);
+		in->pid = body->pid;
+	}
 	leaf_unlock(&e->pages_lock);
 	if (in == NULL)
 		return -ENOENT;
-	in->pid = body->pid;
 	in->pidfd = fcntl(body->pidfd, F_DUPFD_CLOEXEC, 0);
 	r = FAULT_POINT(PAGES_IN) ? krg_err_set(err, -EIO, "userfaultfd")
 				  : ghost_lazy_new(shell, image, &lazy_ops, in, &l, err);
@@ -874,6 +875,24 @@ int pages_in_arm(struct pages_in *in, struct krg_err *err)
 {
 	return FAULT_POINT(PAGES_ARM) ? krg_err_set(err, -EIO, "userfaultfd")
 				      : ghost_lazy_arm(atomic_load(&in->lazy), err);
+}
+
+static bool in_of_locked(struct epm *e, i32 pid)
+{
+	for (const struct pages_in *in = e->pages_in; in != NULL; in = in->next)
+		if (in->pid == pid)
+			return true;
+	return false;
+}
+
+bool pages_in_await(struct epm *e, i32 pid, u64 deadline_ns)
+{
+	bool left;
+
+	KRG_GUARD(leaf, &e->pages_lock);
+	while ((left = in_of_locked(e, pid)) && krg_clock_now_ns() < deadline_ns)
+		(void)krg_cond_wait_until(&e->pages_cond, &e->pages_lock, deadline_ns);
+	return !left;
 }
 
 void pages_in_end(struct pages_in *in, bool runs)

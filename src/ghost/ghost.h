@@ -25,6 +25,7 @@
 #define KRG_GHOST_H
 #include "buf.h"
 #include "err.h"
+#include <signal.h>
 #include <sys/types.h>
 
 #define GHOST_PAGE	  4096u
@@ -96,6 +97,18 @@ void ghost_let_go(struct ghost *g);
 int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 		 const char *env_name, int *ret_channel, struct ghost **ret_keeper,
 		 struct krg_err *err);
+
+/* For a process that goes on elsewhere, and ends here: a child that holds its memory as it is (*ret_keeper, for this
+ * thread to ghost_kill()), and nothing is written to that as its threads end.  After it, either ghost_kill(g), or
+ * ghost_stay() and it is as it was. */
+int ghost_leave(struct ghost *g, const struct ghost_image *saved, struct ghost **ret_keeper,
+		struct krg_err *err);
+void ghost_stay(struct ghost *g, const struct ghost_image *saved, struct ghost *keeper);
+/* Signals that have come since it was saved, in order: own_tid is the thread's number as it sees it, 0: of the
+ * process.  Not 0: stop, and return that. */
+typedef int ghost_signal_fn(void *ctx, pid_t own_tid, const siginfo_t *info);
+int ghost_signals_since(struct ghost *g, const struct ghost_image *saved, ghost_signal_fn *fn,
+			void *ctx);
 
 /* It is killed, and all its threads have ended when this returns; its parent will see.  Frees g. */
 void ghost_kill(struct ghost *g);
