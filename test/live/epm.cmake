@@ -35,6 +35,8 @@ krg_script_test(NAME live_bad_input PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/li
 	LABELS live TIMEOUT 300)
 krg_script_test(NAME live_epm_migrate PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_migrate.sh
 	LABELS live TIMEOUT 300)
+krg_script_test(NAME live_epm_migrate_on PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_migrate_on.sh
+	LABELS live TIMEOUT 240)
 krg_script_test(NAME live_epm_lazy PART krgd SCRIPT ${CMAKE_SOURCE_DIR}/test/live/epm_lazy.sh
 	LABELS live TIMEOUT 240)
 # Ten minutes of it: make check-long.

@@ -116,12 +116,15 @@ dead() { # dead PID: gone, or only waiting for init to look
 # of a namespace that a node of ours had before it was started again.
 namespaces_alive() { # namespaces_alive LAB
 	local dir cgroup
+	local -a links=()
 	for dir in $(<"$work/procs"); do
 		dead "${dir#/proc/}" && continue
-		cgroup=$(cat "$dir/cgroup" 2>/dev/null)$'\n'
+		{ IFS= read -rd '' cgroup <"$dir/cgroup"; } 2>/dev/null
+		cgroup+=$'\n'
 		[[ $cgroup == */krg-lab-* && $cgroup != */krg-lab-"$1"[/$'\n']* ]] && continue
-		readlink "$dir"/ns/* 2>/dev/null
-	done | sort -u
+		links+=("$dir"/ns/*)
+	done
+	[ ${#links[@]} -eq 0 ] || readlink "${links[@]}" 2>/dev/null | sort -u
 }
 
 # nothing_left LAB NAMESPACES TEXT
