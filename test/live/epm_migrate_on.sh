@@ -160,7 +160,10 @@ wait $run
 rm -f "$work/beat"
 wait_file "$work/beat"
 ok $? "its home dies as it has spoken: it goes on"
-is "$("$KRG" --lab "$lab" --node 1 ps 2>/dev/null | awk -v pid="$pid" '$1 == pid { print $4 }')" 2 "where it went to"
+# The word may have been lost with it before it left that node: then the new body never was.
+at=$("$KRG" --lab "$lab" --node 1 ps 2>/dev/null | awk -v pid="$pid" '$1 == pid { print $4 }')
+[[ $at == [12] ]]
+ok $? "in one place: on node $at"
 : >"$work/beat.stop"
 wait_file "$work/beat.end"
 is "$(cat "$work/beat.end")" "$pid" "as the process that it was"
