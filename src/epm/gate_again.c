@@ -300,53 +300,86 @@ static void goes_on(struct again_cpu *c, struct told *t, int status)
 	*t = c->told[--c->ntold];
 }
 
-/* In SIGIO: the thread itself only waits. */
-static enum bpf_perf_event_ret hear(void *ctx, int cpu, struct perf_event_header *event)
+static void hear(struct again_cpu *c, const struct told *t)
 {
-	/* PERF_SAMPLE_RAW: a length of four bytes, and what was put out */
-	const u8 *raw = (const u8 *)(event + 1) + 4;
-	struct again_cpu *c = again_mine;
-	struct told t;
-	pid_t tid;
+	pid_t tid = (pid_t)(u32)t->pid_tgid;
 
-	(void)ctx;
-	(void)cpu;
-	if (event->type != PERF_RECORD_SAMPLE || event->size < sizeof(*event) + 4 + sizeof(t) ||
-	    c->ntold == AGAIN_TOLD_MAX)
-		return LIBBPF_PERF_EVENT_CONT;
-	memcpy(&t, raw, sizeof(t));
-	tid = (pid_t)(u32)t.pid_tgid;
-	if (ptrace(PTRACE_SEIZE, tid, 0, 0L) == 0) {
-		(void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-		c->told[c->ntold++] = t;
-	}
-	return LIBBPF_PERF_EVENT_CONT;
+	if (c->ntold == AGAIN_TOLD_MAX || ptrace(PTRACE_SEIZE, tid, 0, 0L) < 0)
+		return;
+	(void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+	c->told[c->ntold++] = *t;
 }
 
+/* Of a ring, whose size is a power of two. */
+static void ring_copy(const u8 *ring, u64 size, u64 at, void *to, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		((u8 *)to)[i] = ring[(at + i) & (size - 1)];
+}
+
+/* What the ring has (perf_event_open(2)); not by libbpf, which may allocate. */
+static void ring_read(struct again_cpu *c)
+{
+	struct perf_event_mmap_page *head = NULL;
+	size_t len = 0;
+	u64 at, end, size;
+	const u8 *ring;
+
+	if (perf_buffer__buffer(c->again->rings, (int)c->index, (void **)&head, &len) < 0)
+		return;
+	ring = (const u8 *)head + head->data_offset;
+	size = head->data_size;
+	end = __atomic_load_n(&head->data_head, __ATOMIC_ACQUIRE);
+	for (at = head->data_tail; at < end;) {
+		struct perf_event_header event;
+		struct told t;
+
+		ring_copy(ring, size, at, &event, sizeof(event));
+		/* PERF_SAMPLE_RAW: a length of four bytes, and what was put out */
+		if (event.type == PERF_RECORD_SAMPLE &&
+		    event.size >= sizeof(event) + 4 + sizeof(t)) {
+			ring_copy(ring, size, at + sizeof(event) + 4, &t, sizeof(t));
+			hear(c, &t);
+		}
+		at += event.size;
+	}
+	__atomic_store_n(&head->data_tail, at, __ATOMIC_RELEASE);
+}
+
+/* The thread itself only waits. */
 static void on_sigio(int sig)
 {
 	int e = errno;
 
 	(void)sig;
 	if (again_mine != NULL)
-		(void)perf_buffer__consume_buffer(again_mine->again->rings, again_mine->index);
+		ring_read(again_mine);
 	errno = e;
+}
+
+/* libbpf's reader, which is not used. */
+static enum bpf_perf_event_ret unread(void *ctx, int cpu, struct perf_event_header *event)
+{
+	(void)ctx;
+	(void)cpu;
+	(void)event;
+	return LIBBPF_PERF_EVENT_CONT;
 }
 
 /* Control groups of version 1 have no time for real-time threads unless somebody gives it to them; the root has. */
 static void to_root_group(void)
 {
-	char path[PATH_MAX], tid[16];
+	char path[PATH_MAX], tid[16], line[2 * PATH_MAX];
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
-	struct mntent *m;
+	struct mntent m;
 
 	(void)snprintf(tid, sizeof(tid), "%d", gettid());
-	while (mounts != NULL && (m = getmntent(mounts)) != NULL) {
+	while (mounts != NULL && getmntent_r(mounts, &m, line, sizeof(line)) != NULL) {
 		KRG_AUTO_FD int fd = -EBADF;
 
-		if (strcmp(m->mnt_type, "cgroup") != 0 || hasmntopt(m, "cpu") == NULL)
+		if (strcmp(m.mnt_type, "cgroup") != 0 || hasmntopt(&m, "cpu") == NULL)
 			continue;
-		(void)snprintf(path, sizeof(path), "%s/tasks", m->mnt_dir);
+		(void)snprintf(path, sizeof(path), "%s/tasks", m.mnt_dir);
 		fd = open(path, O_WRONLY | O_CLOEXEC);
 		if (fd >= 0 && write(fd, tid, strlen(tid)) > 0)
 			break;
@@ -490,7 +523,7 @@ static int rings_make(struct gate_again *g, struct krg_err *err)
 				sizeof(int), (u32)possible, NULL);
 	if (g->map < 0)
 		return krg_err_set(err, g->map, "make a BPF map");
-	g->rings = perf_buffer__new_raw(g->map, RING_PAGES, &attr, hear, NULL, &opts);
+	g->rings = perf_buffer__new_raw(g->map, RING_PAGES, &attr, unread, NULL, &opts);
 	if (g->rings == NULL)
 		return krg_err_set(err, -errno, "a ring for each processor");
 	g->cpu = krg_xalloc((size_t)opts.cpu_cnt * sizeof(*g->cpu));
