@@ -285,29 +285,46 @@ static void stopped(const struct told *t, pid_t tid)
 	(void)process_vm_writev(tid, &here, 1, &there, 1, 0);
 }
 
-static void goes_on(struct again_cpu *c, struct told *t, int status)
+/* Where it is said of a task; else behind all. */
+static unsigned told_find(const struct again_cpu *c, pid_t tid)
 {
-	pid_t tid = (pid_t)(u32)t->pid_tgid;
+	unsigned i = 0;
+
+	while (i < c->ntold && (pid_t)(u32)c->told[i].pid_tgid != tid)
+		i++;
+	return i;
+}
+
+/* It stops, or has ended. */
+static void goes_on(struct again_cpu *c, pid_t tid, int status)
+{
+	unsigned i = told_find(c, tid);
 	int sig = 0;
 
-	if (WIFSTOPPED(status)) {
-		stopped(t, tid);
-		if (status >> 16 == 0)
-			sig = WSTOPSIG(status); /* another was about to be delivered, and is */
-		if (ptrace(PTRACE_DETACH, tid, 0, (long)sig) < 0)
-			ghost_detach(tid);
+	if (i < c->ntold) {
+		if (WIFSTOPPED(status))
+			stopped(&c->told[i], tid);
+		c->told[i] = c->told[--c->ntold];
 	}
-	*t = c->told[--c->ntold];
+	if (!WIFSTOPPED(status))
+		return;
+	if (status >> 16 == 0)
+		sig = WSTOPSIG(status); /* another was about to be delivered, and is */
+	if (ptrace(PTRACE_DETACH, tid, 0, (long)sig) < 0)
+		ghost_detach(tid);
 }
 
 static void hear(struct again_cpu *c, const struct told *t)
 {
 	pid_t tid = (pid_t)(u32)t->pid_tgid;
+	unsigned i = told_find(c, tid);
 
-	if (c->ntold == AGAIN_TOLD_MAX || ptrace(PTRACE_SEIZE, tid, 0, 0L) < 0)
+	if (i == AGAIN_TOLD_MAX || ptrace(PTRACE_SEIZE, tid, 0, 0L) < 0)
 		return;
 	(void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-	c->told[c->ntold++] = *t;
+	/* what was said of that number was of a first thread that is gone, unheard: another executed */
+	c->told[i] = *t;
+	c->ntold = KRG_MAX(c->ntold, i + 1);
 }
 
 /* Of a ring, whose size is a power of two. */
@@ -335,6 +352,8 @@ static void ring_read(struct again_cpu *c)
 		struct told t;
 
 		ring_copy(ring, size, at, &event, sizeof(event));
+		if (event.size < sizeof(event))
+			break;
 		/* PERF_SAMPLE_RAW: a length of four bytes, and what was put out */
 		if (event.type == PERF_RECORD_SAMPLE &&
 		    event.size >= sizeof(event) + 4 + sizeof(t)) {
@@ -389,14 +408,14 @@ static void to_root_group(void)
 }
 
 /* Before whoever runs on the processor. */
-static void come_first(void)
+static void come_first(const struct again_cpu *c)
 {
 	struct sched_param prio = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
 
 	if (sched_setscheduler(0, SCHED_FIFO, &prio) == 0)
 		return;
 	to_root_group();
-	if (sched_setscheduler(0, SCHED_FIFO, &prio) < 0)
+	if (sched_setscheduler(0, SCHED_FIFO, &prio) < 0 && c->index == 0)
 		LOG_I("epm",
 		      "no real-time priority (%s): a signal that comes just as a call goes to the "
 		      "gate can make it fail with EINTR",
@@ -432,7 +451,7 @@ static void *again_main(void *ctx)
 
 	again_mine = c;
 	bind_to(c->cpu);
-	come_first();
+	come_first(c);
 	(void)sigemptyset(&io);
 	(void)sigaddset(&io, SIGIO);
 	(void)pthread_sigmask(SIG_BLOCK, &io, &open);
@@ -449,12 +468,13 @@ static void *again_main(void *ctx)
 		(void)pthread_sigmask(SIG_UNBLOCK, &io, NULL);
 		tid = waitpid(-1, &status, __WALL | __WNOTHREAD);
 		(void)pthread_sigmask(SIG_BLOCK, &io, NULL);
-		for (unsigned i = 0; tid > 0 && i < c->ntold; i++) {
-			if ((pid_t)(u32)c->told[i].pid_tgid == tid) {
-				goes_on(c, &c->told[i], status);
-				tid = 0;
-			}
-		}
+		if (tid < 0) /* again, now that nobody is added */
+			tid = waitpid(-1, &status, __WALL | __WNOTHREAD | WNOHANG);
+		if (tid > 0)
+			goes_on(c, tid, status);
+		else if (tid < 0 && errno == ECHILD)
+			c->ntold =
+				0; /* a first thread's number went to another that executed: nobody hears of its end */
 	}
 	return NULL;
 }

@@ -1,4 +1,4 @@
-/* migrate.c - a process that runs goes to another node: `krg migrate`.
+/* migrate.c - a process that runs goes to another node: `krg migrate`.  (On from where it has moved to: migrate_on.c.)
  *
  * At its home, by one thread: stop it, say all of it (PREPARE, with its ghost), send its pages, hear that it is ready to run there, and only then
  * let what is here become its deputy; the deputy's HELLO is the word for it to run (as after an exec: deputy.c).
@@ -43,7 +43,6 @@ static int batch_add(void *ctx, u64 addr, const void *p, size_t n, struct krg_er
 	return s->b.len < BATCH_BYTES ? 0 : batch_send(s, err);
 }
 
-/* Those that cannot come later, or all. */
 int move_pages(struct move *m, const struct ghost_image *image, struct krg_err *err)
 {
 	struct exec *x = m->x;
@@ -67,7 +66,6 @@ int move_arrived(struct exec *x, struct krg_err *err)
 	return comm_call(x->e->comm, x->to, EPM_OP_ARRIVED, &b, ARRIVE_MS, &reply, err);
 }
 
-/* Each of its threads has descriptors, directory and the rest in common with the first. */
 bool move_threads_share(const struct exec *x)
 {
 	static const int what[] = {KCMP_FILES, KCMP_FS, KCMP_SIGHAND};
@@ -220,6 +218,11 @@ int move_is_allowed(struct exec *x, u32 uid, struct krg_err *err)
 
 static int find(struct epm *e, i32 pid, struct exec *x, struct krg_err *err)
 {
+	TASK_AUTO_PUT struct task *deputy = task_find(e, TASK_DEPUTY, pid);
+
+	if (deputy != NULL)
+		return krg_err_set(err, -EBUSY, "pid %d has just left for node %u", pid,
+				   deputy->peer);
 	if (session_owns_pid(e, pid) || kin_is_shadow(e, pid) ||
 	    proc_read_world(e, pid, &x->world) < 0)
 		return krg_err_set(err, -ESRCH, "pid %d", pid);
@@ -369,10 +372,18 @@ static int migrate(struct epm *e, const struct rec_epm_migrate *rec, u64 *ret_st
 {
 	TASK_AUTO_PUT struct task *deputy = task_find(e, TASK_DEPUTY, rec->pid);
 
+	bool runs;
+
 	if (deputy == NULL)
 		return run(e, rec, false, ret_stood_ns, err);
+	task_lock(&deputy->lock);
+	runs = deputy->state == TASK_RUNNING;
+	task_unlock(&deputy->lock);
+	if (!runs)
+		return krg_err_set(err, -EBUSY, "pid %d is on its way to node %u, or ends",
+				   rec->pid, deputy->peer);
 	if (deputy->peer == rec->to)
-		return 0; /* or it is on its way there */
+		return 0;
 	if (rec->to == e->self)
 		return krg_err_set(err, -EOPNOTSUPP,
 				   "pid %d has left for node %u: to come home is not possible yet",
@@ -396,13 +407,24 @@ int epm_migrate(struct epm *e, pid_t pid, nodeid to, uid_t uid, enum epm_migrate
 	return ask(e, epm_pid_home(pid), EPM_OP_MIGRATE, &m, ret_stood_ns, err);
 }
 
-static void answer(struct comm_req *req, int r, u64 stood_ns, const struct krg_err *err)
+/* on: this is where it has moved to, and its home asks. */
+static void handle(struct epm *e, struct comm_req *req, bool on)
 {
+	struct krg_rd rd = krg_rd_slice(req->body);
 	KRG_AUTO_BUF struct krg_buf b = {0};
-	struct rec_epm_migrated done = {.stood_ns = stood_ns};
+	struct rec_epm_migrate m;
+	struct rec_epm_migrated done = {0};
+	struct krg_err err = {0};
+	int r;
 
+	if (rec_epm_migrate_decode(&rd, &m) < 0 || m.to >= KRG_NODES_MAX ||
+	    epm_pid_home(m.pid) != (on ? req->from : e->self)) {
+		comm_req_fail(req, -EBADMSG, "MIGRATE");
+		return;
+	}
+	r = on ? run(e, &m, true, &done.stood_ns, &err) : migrate(e, &m, &done.stood_ns, &err);
 	if (r < 0) {
-		comm_req_fail_err(req, err);
+		comm_req_fail_err(req, &err);
 		return;
 	}
 	rec_epm_migrated_encode(&done, &b);
@@ -411,36 +433,10 @@ static void answer(struct comm_req *req, int r, u64 stood_ns, const struct krg_e
 
 void handle_migrate(void *ctx, struct comm_req *req)
 {
-	struct epm *e = ctx;
-	struct krg_rd rd = krg_rd_slice(req->body);
-	struct rec_epm_migrate m;
-	struct krg_err err = {0};
-	u64 stood_ns = 0;
-	int r;
-
-	if (rec_epm_migrate_decode(&rd, &m) < 0 || m.to >= KRG_NODES_MAX ||
-	    !epm_pid_is_ours(e, m.pid)) {
-		comm_req_fail(req, -EBADMSG, "MIGRATE");
-		return;
-	}
-	r = migrate(e, &m, &stood_ns, &err);
-	answer(req, r, stood_ns, &err);
+	handle(ctx, req, false);
 }
 
 void handle_migrate_on(void *ctx, struct comm_req *req)
 {
-	struct epm *e = ctx;
-	struct krg_rd rd = krg_rd_slice(req->body);
-	struct rec_epm_migrate m;
-	struct krg_err err = {0};
-	u64 stood_ns = 0;
-	int r;
-
-	if (rec_epm_migrate_decode(&rd, &m) < 0 || m.to >= KRG_NODES_MAX ||
-	    epm_pid_home(m.pid) != req->from) {
-		comm_req_fail(req, -EBADMSG, "MIGRATE_ON");
-		return;
-	}
-	r = run(e, &m, true, &stood_ns, &err);
-	answer(req, r, stood_ns, &err);
+	handle(ctx, req, true);
 }

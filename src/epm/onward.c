@@ -15,9 +15,8 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-#define ERESTARTNOINTR	513
-#define BELOW_STACK	512
-#define PENDING_AT_ONCE 32
+#define ERESTARTNOINTR 513
+#define BELOW_STACK    512
 
 /* ---- at the home ---- */
 
@@ -263,23 +262,26 @@ bool onward_signal(struct epm *e, const struct task *body, nodeid to, i32 tid, c
 	return comm_send(e->comm, to, EPM_OP_SIGNAL, &b) == 0;
 }
 
+struct following {
+	struct leaving *l;
+	nodeid to;
+};
+
+static int signal_follows(void *ctx, pid_t own_tid, const siginfo_t *si)
+{
+	const struct following *f = ctx;
+
+	(void)own_tid; /* its program there has one thread */
+	return onward_signal(f->l->e, f->l->body, f->to, 0, si) ? 0 : -EHOSTDOWN;
+}
+
 /* Signals that came while it stood still go after it. */
 static void pending_send(struct leaving *l, nodeid to)
 {
-	siginfo_t si[PENDING_AT_ONCE];
+	struct following f = {l, to};
 
-	for (u32 shared = 0; shared < 2; shared++) {
-		struct __ptrace_peeksiginfo_args args = {
-			.flags = shared /* PTRACE_PEEKSIGINFO_SHARED */, .nr = PENDING_AT_ONCE};
-		long n;
-
-		while ((n = ptrace(PTRACE_PEEKSIGINFO, l->tid, &args, si)) > 0) {
-			for (long i = 0; i < n; i++)
-				if (!onward_signal(l->e, l->body, to, 0, &si[i]))
-					return; /* gone, and the body with it */
-			args.off += (u64)n;
-		}
-	}
+	if (ghost_signals(l->tid, 0, false, 0, signal_follows, &f) == 0)
+		(void)ghost_signals(l->tid, 0, true, 0, signal_follows, &f);
 }
 
 /* The home's word may be lost with it. */

@@ -104,9 +104,11 @@ int ghost_become(struct ghost *g, const struct ghost_image *saved, int program,
 int ghost_leave(struct ghost *g, const struct ghost_image *saved, struct ghost **ret_keeper,
 		struct krg_err *err);
 void ghost_stay(struct ghost *g, const struct ghost_image *saved, struct ghost *keeper);
-/* Signals that have come since it was saved, in order: own_tid is the thread's number as it sees it, 0: of the
- * process.  Not 0: stop, and return that. */
+/* Pending signals of a stopped task (or, shared, of its process) but the first `skip`, in order.  own_tid: the thread's number as it
+ * sees it, 0: of the process.  Not 0: stop, and return that. */
 typedef int ghost_signal_fn(void *ctx, pid_t own_tid, const siginfo_t *info);
+int ghost_signals(pid_t tid, pid_t own_tid, bool shared, u64 skip, ghost_signal_fn *fn, void *ctx);
+/* Those that have come since it was saved. */
 int ghost_signals_since(struct ghost *g, const struct ghost_image *saved, ghost_signal_fn *fn,
 			void *ctx);
 

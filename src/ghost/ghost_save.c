@@ -11,7 +11,8 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
-#define STATUS_MAX 65536 /* bytes of /proc/PID/status: it lists all groups */
+#define STATUS_MAX	65536 /* bytes of /proc/PID/status: it lists all groups */
+#define SIGNALS_AT_ONCE 32
 
 /* What the process says of itself, with its own calls. */
 struct answers {
@@ -188,31 +189,52 @@ static void put_area(const struct ghost_area *a, struct krg_buf *out)
 	rec_ghost_area_encode(&rec, out);
 }
 
-/* Pending signals of a thread, or (shared) of the process. */
-static int put_signals(const struct ghost *g, pid_t tid, i32 own_tid, bool shared,
-		       struct krg_buf *out, unsigned *count, struct krg_err *err)
+int ghost_signals(pid_t tid, pid_t own_tid, bool shared, u64 skip, ghost_signal_fn *fn, void *ctx)
 {
-	struct __ptrace_peeksiginfo_args args = {
-		.off = 0, .flags = shared ? (u32)PTRACE_PEEKSIGINFO_SHARED : 0, .nr = 32};
-	siginfo_t info[32];
+	struct __ptrace_peeksiginfo_args args = {.off = skip,
+						 .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0,
+						 .nr = SIGNALS_AT_ONCE};
+	siginfo_t info[SIGNALS_AT_ONCE];
+	long n;
+	int r = 0;
 
-	for (;;) {
-		long n = ptrace(PTRACE_PEEKSIGINFO, tid, &args, info);
-
+	while (r == 0 && (n = ptrace(PTRACE_PEEKSIGINFO, tid, &args, info)) != 0) {
 		if (n < 0)
-			return krg_err_set(err, -errno, "pid %d: signals of thread %d", g->shown,
-					   tid);
-		for (long i = 0; i < n; i++) {
-			struct rec_ghost_signal rec = {
-				.tid = own_tid, .info = {(const u8 *)&info[i], sizeof(info[i])}};
-
-			rec_ghost_signal_encode(&rec, out);
-			++*count;
-		}
-		if (n < 32)
-			return 0;
+			return -errno;
+		for (long i = 0; i < n && r == 0; i++)
+			r = fn(ctx, own_tid, &info[i]);
 		args.off += (u64)n;
 	}
+	return r;
+}
+
+struct signals_out {
+	struct krg_buf *b;
+	unsigned *count;
+};
+
+static int put_signal(void *ctx, pid_t own_tid, const siginfo_t *info)
+{
+	struct signals_out *out = ctx;
+	struct rec_ghost_signal rec = {.tid = own_tid, .info = {(const u8 *)info, sizeof(*info)}};
+
+	rec_ghost_signal_encode(&rec, out->b);
+	++*out->count;
+	return 0;
+}
+
+static int put_signals(const struct ghost *g, struct krg_buf *b, unsigned *count,
+		       struct krg_err *err)
+{
+	struct signals_out out = {b, count};
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < g->nthreads; i++)
+		r = ghost_signals(g->thread[i].tid, g->thread[i].own_tid, false, 0, put_signal,
+				  &out);
+	if (r == 0)
+		r = ghost_signals(g->pid, 0, true, 0, put_signal, &out);
+	return r < 0 ? krg_err_set(err, r, "pid %d: its pending signals", g->shown) : 0;
 }
 
 static void status_ids(const char *status, const char *name, u32 ret[4])
@@ -476,11 +498,8 @@ int ghost_save(struct ghost *g, struct krg_buf *out, struct krg_err *err)
 	for (unsigned i = 0; r == 0 && i < g->nthreads; i++, count += 2)
 		r = put_thread(g, &g->thread[i], &threads, &creds, err);
 	krg_buf_put(&threads, creds.data, creds.len);
-	for (unsigned i = 0; r == 0 && i < g->nthreads; i++)
-		r = put_signals(g, g->thread[i].tid, g->thread[i].own_tid, false, &threads, &count,
-				err);
 	if (r == 0)
-		r = put_signals(g, g->pid, 0, true, &threads, &count, err);
+		r = put_signals(g, &threads, &count, err);
 	if (r == 0)
 		r = put_head(g, a, ignored, out, err);
 	if (r == 0) {

@@ -10,7 +10,7 @@ if(TARGET krg_krgd AND TARGET krg_lab)
 	target_compile_options(krgltp_case PUBLIC "SHELL:-iquote ${dir}/cases" ${KRG_NO_SANITIZE})
 	target_link_options(krgltp_case PUBLIC ${KRG_NO_SANITIZE})
 	target_link_libraries(krgltp_case PUBLIC Threads::Threads)
-	foreach(name exec execerr ident wait signal group file pipe tty other)
+	foreach(name exec execerr ident wait signal sigcall group file pipe tty other)
 		add_executable(krgltp_${name} ${dir}/cases/${name}.c)
 		target_link_libraries(krgltp_${name} PRIVATE krgltp_case)
 		set_target_properties(krgltp_${name} PROPERTIES OUTPUT_NAME ${name}

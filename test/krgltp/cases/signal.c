@@ -2,7 +2,6 @@
 #include "case.h"
 #include <poll.h>
 #include <pthread.h>
-#include <sys/time.h>
 #include <time.h>
 
 static char *number(long n)
@@ -754,134 +753,7 @@ static void c_group_stop(void)
 	}
 }
 
-/* ---- what a signal does to a call ---- */
-
-static void on_sig(int s)
-{
-	(void)s;
-	count++;
-}
-
-/* Says when it begins to read, then what the read came to. */
-static int r_reads(int argc, char **argv)
-{
-	struct sigaction a = {.sa_handler = on_sig};
-	char c;
-	ssize_t r;
-
-	(void)argc;
-	(void)argv;
-	(void)sigaction(SIGUSR1, &a, NULL);
-	answer("%d", getpid());
-	errno = 0;
-	r = read(0, &c, 1);
-	answer("%zd %d %d", r, r < 0 ? errno : 0, (int)count);
-	return 0;
-}
-
-/* It reads: its state is "sleeping" in a system call.  /proc of another node cannot be asked, so the signal is sent
- * until it has an effect. */
-static void c_eintr(void)
-{
-	struct chat c = chat_with(NULL, NULL, "reads", NULL);
-	struct pollfd p = {.fd = c.from, .events = POLLIN};
-	const char *got;
-	int r, error, n;
-
-	(void)hear(&c);
-	do
-		(void)OK(kill(c.pid, SIGUSR1));
-	while (poll(&p, 1, 5) == 0);
-	got = hear(&c);
-	EQ(sscanf(got, "%d %d %d", &r, &error, &n), 3);
-	EQ(r, -1);
-	EQ(error, EINTR);
-	CHECK(n >= 1, "no handler ran");
-	BYE(&c);
-}
-
-static void on_sig_says(int s)
-{
-	(void)s;
-	(void)!write(1, "handled\n", 8);
-}
-
-static int r_restarts(int argc, char **argv)
-{
-	struct sigaction a = {.sa_handler = on_sig_says, .sa_flags = SA_RESTART};
-	char c = 0;
-	ssize_t r;
-
-	(void)argc;
-	(void)argv;
-	(void)sigaction(SIGUSR1, &a, NULL);
-	answer("ready");
-	errno = 0;
-	r = read(0, &c, 1);
-	answer("%zd %d %c", r, r < 0 ? errno : 0, c);
-	(void)asked();
-	return 0;
-}
-
-static void c_restart(void)
-{
-	struct chat c = chat_with(NULL, NULL, "restarts", NULL);
-
-	expect_line(&c, "ready");
-	for (int i = 0; i < 5; i++) {
-		(void)OK(kill(c.pid, SIGUSR1));
-		expect_line(&c, "handled");
-	}
-	tell(&c, "x");
-	expect_line(&c, "1 0 x");
-	BYE(&c);
-}
-
-static int r_alarm(int argc, char **argv)
-{
-	const struct itimerval soon = {{0, 3000}, {0, 3000}};
-	struct sigaction a = {.sa_handler = on_sig};
-
-	(void)argc;
-	(void)argv;
-	(void)sigaction(SIGALRM, &a, NULL);
-	(void)OK(setitimer(ITIMER_REAL, &soon, NULL));
-	while (count < 5)
-		(void)poll(NULL, 0, 1000);
-	return 0;
-}
-
-static void c_alarm(void)
-{
-	EXITS(spawn("alarm", NULL), 0);
-}
-
-static int r_timer(int argc, char **argv)
-{
-	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 4};
-	const struct itimerspec at = {{0, 0}, {0, 2000000}};
-	siginfo_t si;
-	sigset_t set;
-	timer_t t;
-
-	(void)argc;
-	(void)argv;
-	(void)sigemptyset(&set);
-	(void)sigaddset(&set, SIGRTMIN + 4);
-	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	ev.sigev_value.sival_int = 4711;
-	(void)OK(timer_create(CLOCK_MONOTONIC, &ev, &t));
-	(void)OK(timer_settime(t, 0, &at, NULL));
-	EQ(sigwaitinfo(&set, &si), SIGRTMIN + 4);
-	EQ(si.si_code, SI_TIMER);
-	EQ(si.si_value.sival_int, 4711);
-	return 0;
-}
-
-static void c_timer(void)
-{
-	EXITS(spawn("timer", NULL), 0);
-}
+/* ---- one thread, and none ---- */
 
 static void *in_thread(void *arg)
 {
@@ -1061,60 +933,6 @@ static void c_shell_trap(void)
 	EXITS(c.pid, 9);
 }
 
-/* ---- calls that no signal interrupts ---- */
-
-static volatile sig_atomic_t handled;
-
-static void count_up(int sig)
-{
-	(void)sig;
-	handled++;
-}
-
-static void execs_fail(void)
-{
-	char *none[] = {NULL};
-
-	FAILS(execve("/nonexistent/program", none, none), ENOENT);
-	FAILS(execve("/dev/null", none, none), EACCES);
-}
-
-static void asks(void)
-{
-	struct rusage ru;
-	struct stat st;
-
-	EQ(getppid() > 0, 1);
-	OK(fstat(0, &st));
-	OK(fcntl(1, F_GETFL));
-	CHECK(lseek(0, 0, SEEK_CUR) >= 0 || errno == ESPIPE, "lseek: %s", strerror(errno));
-	OK(kill(0, 0));
-	OK(setpgid(0, getpgrp()));
-	OK(getrusage(RUSAGE_CHILDREN, &ru));
-	FAILS(wait4(-1, NULL, WNOHANG, &ru), ECHILD);
-}
-
-/* In a handler without SA_RESTART, many times, wherever in the call. */
-static int r_uninterrupted(int argc, char **argv)
-{
-	struct sigaction sa = {.sa_handler = count_up};
-	struct itimerval every = {{0, 300}, {0, 300}};
-	void (*f)(void) = strcmp(argv[0], "exec") == 0 ? execs_fail : asks;
-
-	(void)argc;
-	OK(sigaction(SIGALRM, &sa, NULL));
-	OK(setitimer(ITIMER_REAL, &every, NULL));
-	while (handled < 300)
-		f();
-	OK(setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 0}}, NULL));
-	return 0;
-}
-
-static void c_uninterrupted(void)
-{
-	EXITS(spawn("uninterrupted", sub_arg, NULL), 0);
-}
-
 const struct sub subs[] = {{"each", c_each},
 			   {"kill_info", c_kill_info},
 			   {"tgkill_info", c_tgkill_info},
@@ -1141,11 +959,6 @@ const struct sub subs[] = {{"each", c_each},
 			   {"group_once", c_group_once},
 			   {"group_forks", c_group_forks},
 			   {"thread_by_sibling", c_thread_by_sibling},
-			   {"eintr", c_eintr},
-			   {"restart", c_restart},
-			   {"uninterrupted", c_uninterrupted},
-			   {"alarm", c_alarm},
-			   {"timer", c_timer},
 			   {"thread", c_thread},
 			   {"ignored", c_ignored},
 			   {"shell_trap", c_shell_trap},
@@ -1167,11 +980,6 @@ const struct role roles[] = {{"takes", r_takes},
 			     {"signals_thread", r_signals_thread},
 			     {"forbidden_thread", r_forbidden_thread},
 			     {"all", r_all},
-			     {"reads", r_reads},
-			     {"restarts", r_restarts},
-			     {"uninterrupted", r_uninterrupted},
 			     {"pending", r_pending},
-			     {"alarm", r_alarm},
-			     {"timer", r_timer},
 			     {"thread", r_thread},
 			     {NULL, NULL}};
