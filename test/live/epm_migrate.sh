@@ -156,17 +156,9 @@ epm_down
 for fault in GHOST_SAVE@0 EXEC_DESCRIBE@0 EXEC_EXPORT@0 EXEC_PREPARE_SEND@0 EXEC_PREPARE_RECV@1 EXEC_IMPORT@1 EXEC_SPAWN@1 \
 	GHOST_BUILD@1 EXEC_PREPARED@1 GHOST_PAGES@1 GHOST_FINISH@1 GHOST_ARRIVED@0 GHOST_BUILD:1:kill@1 GHOST_PAGES:1:kill@1 \
 	GHOST_FINISH:1:kill@1; do
-	lab=${lab}f
-	FAULT=${fault%@*} FAULT_NODE=${fault#*@} up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
-	ours=$(namespaces_of "$lab")
+	fault_up "$fault"
 	begin_victim threads
-	migrate "$pid" 1
-	is "$? $(stays_at "$pid" 0)" "1 0" "$fault: it stays: $(head -1 "$work/err")"
-	if [[ $fault != *kill* ]]; then
-		migrate "$pid" 1
-		is "$? $(node_of "$pid")" "0 1" "$fault: and moves the next time: $(cat "$work/err")"
-	fi
+	stays_once "$fault" 0 1
 	told "$fault"
-	down "$lab"
-	nothing_left "$lab" "$ours" "$fault: nothing is left"
+	fault_down "$fault"
 done

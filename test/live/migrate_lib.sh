@@ -37,3 +37,24 @@ told() { # told TEXT
 	wait $run
 	is "$? $(cat "$work/found")" "0 .right" "$1: it finds everything right"
 }
+
+# ---- a lab of 3 nodes, in which one thing fails ----
+fault_up() { # fault_up FAULT@NODE
+	lab=${lab}f
+	FAULT=${1%@*} FAULT_NODE=${1#*@} up "$lab" -n 3 --krgd "$work/krgd" || cat "$work/err"
+	ours=$(namespaces_of "$lab")
+}
+
+fault_down() { # fault_down TEXT
+	down "$lab"
+	nothing_left "$lab" "$ours" "$1: nothing is left"
+}
+
+# $pid is at FROM: it does not go to TO, but the next time, if nobody has died.
+stays_once() { # stays_once FAULT@NODE FROM TO
+	migrate "$pid" "$3"
+	is "$? $(stays_at "$pid" "$2")" "1 $2" "$1: it stays: $(head -1 "$work/err")"
+	[[ $1 == *kill* ]] && return
+	migrate "$pid" "$3"
+	is "$? $(node_of "$pid")" "0 $3" "$1: and moves the next time: $(cat "$work/err")"
+}
