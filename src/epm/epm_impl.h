@@ -74,6 +74,7 @@ struct task {
 	struct krg_cond cond;		   /* body: COMMIT or ABORT came */
 	enum task_state state;		   /* (o) */
 	bool orphan;			   /* (o) body: its home died */
+	bool leaves;			   /* (o) body: it stands still, to go on elsewhere */
 	_Atomic pid_t host_pid;		   /* (a) body, deputy: in krgd's namespace */
 	i32 ppid;			   /* (c) body: at home, when it left; shadow: its body */
 	i32 stop_as;			   /* (o) body: the signal that SIGSTOP stands for, or 0 */
@@ -751,8 +752,9 @@ struct onward {
 /* [net] Its home's word.  0: it is elsewhere now.  Negative: it is not, and never will be. */
 int onward_ask(struct epm *e, struct task *body, pid_t tid, const struct onward *o,
 	       struct krg_err *err);
-/* Then: it has been given all signals that had come for it; those that it will not take go after it (false: that node
+/* Before: it stands still to leave, and who signals it asks its home; or it has not left.  Then: it has been given all signals that had come for it; those that it will not take go after it (false: that node
  * is gone); and it is no body of here any more, only to be ended. */
+void onward_stands(struct task *body, bool leaves);
 void onward_heard(struct task *body);
 bool onward_signal(struct epm *e, const struct task *body, nodeid to, i32 tid, const siginfo_t *si);
 void onward_left(struct epm *e, struct task *body, const struct onward *o);

@@ -317,6 +317,13 @@ static int info_fill(struct gate_call *c, u64 at, struct rec_epm_kill *k)
 	return 0;
 }
 
+/* What is made here may be given up, and what stands to leave may have left: then the signal would end with it. */
+static bool body_stays(struct task *body)
+{
+	KRG_GUARD(task, &body->lock);
+	return body->state == TASK_RUNNING && !body->leaves;
+}
+
 /* The kernel's own work, with the true sender. */
 static bool is_local(struct epm *e, const struct rec_epm_kill *k)
 {
@@ -325,7 +332,7 @@ static bool is_local(struct epm *e, const struct rec_epm_kill *k)
 
 	/* a body of this node; but whether a terminal's signal stops it is decided at home */
 	if (body != NULL)
-		return !signal_is_tty_stop(k->sig);
+		return !signal_is_tty_stop(k->sig) && body_stays(body);
 	if (k->tid != 0 && k->tid != k->target)
 		return epm_pid_is_ours(e, k->tid);
 	if (!epm_pid_is_ours(e, k->target))

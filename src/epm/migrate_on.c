@@ -79,8 +79,10 @@ int move_on_stopped(struct move *m, struct krg_err *err)
 	struct ghost_image *image = NULL;
 	struct ghost *keeper = NULL;
 	bool there = false, prepared = false;
-	int r = move_describe(m, &image, err);
+	int r;
 
+	onward_stands(x->body, true);
+	r = move_describe(m, &image, err);
 	if (r == 0 && exec_fds_have_pipes(&x->fds, x->e->self))
 		r = krg_err_set(err, -EOPNOTSUPP, "pid %d has moved here, and has pipes", x->p.pid);
 	if (r == 0) {
@@ -96,14 +98,16 @@ int move_on_stopped(struct move *m, struct krg_err *err)
 	}
 	if (r == 0) {
 		onward_heard(x->body);
-		(void)ghost_signals_since(x->running, image, signal_follows, x);
 		onward_left(x->e, x->body, &o);
+		/* as late as can be: one that was sent from here before it stood may come only now */
+		(void)ghost_signals_since(x->running, image, signal_follows, x);
 		ghost_kill(TAKE_PTR(x->running));
 		if (m->later != NULL)
 			m->keeper = keeper;
 		else
 			ghost_kill(keeper);
 	} else {
+		onward_stands(x->body, false);
 		exec_fds_cancel(x->e, &x->fds, x->to, there);
 		if (prepared)
 			exec_give_up(x);

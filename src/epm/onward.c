@@ -297,6 +297,12 @@ static void commit(struct epm *e, const struct task *body, const struct onward *
 		LOG_D("epm", "body %d: node %u is gone", body->pid, o->to);
 }
 
+void onward_stands(struct task *body, bool leaves)
+{
+	KRG_GUARD(task, &body->lock);
+	body->leaves = leaves;
+}
+
 void onward_heard(struct task *body)
 {
 	task_lock(&body->lock);
@@ -353,6 +359,7 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 		ghost_detach(l.tid);
 		return r;
 	}
+	onward_stands(body, true);
 	r = look(&l, err);
 	if (r == 0) {
 		taken = true;
@@ -366,6 +373,7 @@ int onward(struct gate_call *c, struct task *body, nodeid to, u64 new_id, const 
 		leave(&l, &o);
 		return 0;
 	}
+	onward_stands(body, false);
 	if (taken)
 		timers_back(&l);
 	convert_let_go(c->e, l.tid, &l.regs, l.mask, -EBADF, 0);

@@ -30,41 +30,53 @@ import os, signal, sys
 def say(name, text):
     open(name + ".new", "w").write(text)
     os.rename(name + ".new", name)
-sig, all = signal.SIGRTMIN + 3, int(sys.argv[2])
+name, sig = sys.argv[1], signal.SIGRTMIN + 3
 signal.pthread_sigmask(signal.SIG_BLOCK, [sig])
-say(sys.argv[1], "%d\n" % os.getpid())
-n = 0
-while n < all and signal.sigtimedwait([sig], 10) is not None:
-    n += 1
-    if n == 100:
-        say(sys.argv[1] + ".some", "100\n")
-print(n, signal.sigtimedwait([sig], 0.2))
+say(name, "%d\n" % os.getpid())
+n = idle = 0
+while idle < 20:
+    if signal.sigtimedwait([sig], 0.5) is not None:
+        n, idle = n + 1, 0
+        if n == 100:
+            say(name + ".some", "100\n")
+    elif os.path.exists(name + ".sent") and n >= int(open(name + ".sent").read()):
+        break
+    else:
+        idle += 1
+print(n)
 EOT
 cat >"$work/sends.py" <<'EOT'
 import os, signal, sys, time
-for i in range(int(sys.argv[2])):
+n = 0
+while not os.path.exists(sys.argv[2]):
     os.kill(int(sys.argv[1]), signal.SIGRTMIN + 3)
-    time.sleep(0.001)
+    n += 1
+    time.sleep(0.004)
+print(n)
 EOT
-rm -f "$work/pid"
-on 0 python3 "$work/counts.py" "$work/pid" 6000 >"$work/got" 2>"$work/err.py" &
+rm -f "$work"/pid*
+on 0 python3 "$work/counts.py" "$work/pid" >"$work/got" 2>"$work/err.py" &
 run=$!
 wait_file "$work/pid"
 pid=$(cat "$work/pid")
-on 0 python3 "$work/sends.py" "$pid" 3000 &
+on 0 python3 "$work/sends.py" "$pid" "$work/enough" >"$work/sent0" &
 first=$!
-on 3 python3 "$work/sends.py" "$pid" 3000 &
+on 3 python3 "$work/sends.py" "$pid" "$work/enough" >"$work/sent3" &
 second=$!
 wait_file "$work/pid.some"
 moves=0
 for to in 1 2 3 2 1 3; do
 	migrate "$pid" $to && moves=$((moves + 1))
 done
-kill -0 $first $second
-is "$? $moves" "0 6" "it moves while signals come: $(cat "$work/err")"
-wait $first $second
+is $moves 6 "it moves while signals come: $(cat "$work/err")"
+: >"$work/enough"
+wait $first
+wait $second
+sent=$(($(<"$work/sent0") + $(<"$work/sent3")))
+echo $sent >"$work/sent"
+mv "$work/sent" "$work/pid.sent"
 wait $run
-is "$? $(cat "$work/got")" "0 6000 None" "6000 signals, each once ($(cat "$work/err.py"))"
+is "$? $(cat "$work/got")" "0 $sent" "$sent signals, each once ($(cat "$work/err.py"))"
 
 # ---- two at once ----
 begin_victim threads
